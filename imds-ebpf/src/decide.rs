@@ -32,6 +32,29 @@ pub enum Verdict {
     Answer,
 }
 
+/// Whether source or destination (one after the other, network order) is the metadata service's. The first look at
+/// every packet, so it compares as few groups as it can.
+#[inline(always)]
+pub const fn names_metadata_v4(source_and_destination: &[u16; 4]) -> bool {
+    const HIGH: u16 = ((METADATA_V4 >> 16) as u16).to_be();
+    const LOW: u16 = (METADATA_V4 as u16).to_be();
+    let [source_high, source_low, high, low] = *source_and_destination;
+    high == HIGH && low == LOW || source_high == HIGH && source_low == LOW
+}
+
+/// Whether the packet may be about the metadata service: [`ipv6`] would look further.
+#[inline(always)]
+pub const fn may_name_metadata_v6(ip: &Ipv6) -> bool {
+    const TOP: u16 = crate::wire::METADATA_V6[0].to_be();
+    ip.destination()[0] == TOP || ip.source()[0] == TOP || ip.next_header() == protocol::ICMPV6
+}
+
+/// Whether an ARP packet tells or asks about the metadata service: [`arp`] would look further.
+#[inline(always)]
+pub const fn arp_names_metadata(arp: &Arp) -> bool {
+    arp.target() == METADATA_V4 || arp.sender() == METADATA_V4
+}
+
 /// A guest's IPv4 packet; `frame_bytes` counts from the IPv4 header to the end.
 #[inline(always)]
 pub fn ipv4(ip: &Ipv4, frame_bytes: u32) -> Verdict {
@@ -71,7 +94,7 @@ pub fn ipv4(ip: &Ipv4, frame_bytes: u32) -> Verdict {
 }
 
 /// A guest's IPv6 packet by its first header alone. [`Verdict::Answer`] means: ICMPv6, to be looked at by
-/// [`neighbour`].
+/// [`neighbour`] or, where it is too short for that, [`icmpv6`].
 #[inline(always)]
 pub fn ipv6(ip: &Ipv6, frame_bytes: u32) -> Verdict {
     if is_metadata_v6(&ip.source()) {
@@ -108,24 +131,24 @@ pub fn ipv6(ip: &Ipv6, frame_bytes: u32) -> Verdict {
     Verdict::Deliver
 }
 
-/// A guest's ICMPv6 packet, with its message if it is long enough to be neighbour discovery.
+/// A guest's ICMPv6 packet that is not neighbour discovery about the metadata address.
 #[inline(always)]
-pub fn neighbour(ip: &Ipv6, message: Option<&Neighbour>) -> Verdict {
-    let for_us = is_metadata_v6(&ip.destination());
-    let refused = if for_us {
-        Verdict::Drop(Counter::Icmp)
-    } else {
-        Verdict::Foreign
-    };
-    let Some(message) = message else {
-        return refused;
-    };
+pub fn icmpv6(ip: &Ipv6) -> Verdict {
+    if is_metadata_v6(&ip.destination()) {
+        return Verdict::Drop(Counter::Icmp);
+    }
+    Verdict::Foreign
+}
+
+/// A guest's ICMPv6 packet that is long enough to be neighbour discovery.
+#[inline(always)]
+pub fn neighbour(ip: &Ipv6, message: &Neighbour) -> Verdict {
     if !matches!(
         message.kind(),
         neighbour::SOLICITATION | neighbour::ADVERTISEMENT
     ) || !is_metadata_v6(&message.target())
     {
-        return refused;
+        return icmpv6(ip);
     }
     // An advertisement would claim our address; a solicitation from :: is duplicate address detection by somebody who
     // wants it; any other hop limit came through a router (RFC 4861, 7.1.1).

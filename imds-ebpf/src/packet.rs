@@ -40,8 +40,9 @@ pub(crate) fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     read_linear(ctx, offset)
 }
 
+/// Reads a header by value from the linear part of the packet; none if it is not all there.
 #[inline(always)]
-fn read_linear<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub(crate) fn read_linear<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return None;

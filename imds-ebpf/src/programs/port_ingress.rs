@@ -1,10 +1,13 @@
 //! TC ingress of every port, before any bridge or the host's IP layer sees the packet. What is not about the metadata
 //! service goes on to the next program (`TC_ACT_UNSPEC`); what is, is answered, handed to the responder, or dropped.
 //!
+//! Two steps, because nearly every packet is foreign: [`may_concern_us`] looks at a few groups of linear packets and lets
+//! go of what cannot be ours; [`handle`] reads properly, pulls what is not linear, and decides.
+//!
 //! Needs Linux 5.10 (`bpf_redirect_peer`); tested on 6.1 and 6.18.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::classifier,
     programs::TcContext,
 };
@@ -18,7 +21,8 @@ use imds_ebpf::{
         ethernet::{self, Ethernet, is_tag},
         ipv4::{self, Ipv4},
         ipv6::{self, Ipv6},
-        neighbour, network_order,
+        neighbour::{self, Neighbour},
+        network_order,
     },
 };
 
@@ -27,11 +31,13 @@ use crate::{
     packet::{self, Refused, Tag},
 };
 
-/// What was done with a packet; each becomes one action of the hook.
+/// What was done with a packet; each becomes one action of the hook. One number wide (only one variant carries data):
+/// the verifier refuses the copies of unset bytes that a wider type brings.
 enum Outcome {
     Foreign,
     Dropped(Counter),
-    Answered(Counter),
+    ArpAnswered,
+    NeighbourAnswered,
     Delivered,
 }
 
@@ -46,6 +52,52 @@ struct Frame {
 
 #[classifier]
 pub(crate) fn port_ingress(ctx: TcContext) -> i32 {
+    if !may_concern_us(&ctx) {
+        return TC_ACT_UNSPEC;
+    }
+    act(ctx.skb.skb)
+}
+
+/// Whether the packet can be about the metadata service. Errs towards yes.
+#[inline(always)]
+fn may_concern_us(ctx: &TcContext) -> bool {
+    let Some([ethertype]) = packet::read_linear::<[u16; 1]>(ctx, ethernet::ETHERTYPE) else {
+        return true;
+    };
+    match u16::from_be(ethertype) {
+        tag if is_tag(tag) => {
+            const INNER: usize = ethernet::ETHERTYPE + ethernet::TAG_BYTES;
+            let Some([ethertype]) = packet::read_linear::<[u16; 1]>(ctx, INNER) else {
+                return true;
+            };
+            network_may_concern_us::<{ ethernet::BYTES + ethernet::TAG_BYTES }>(
+                ctx,
+                u16::from_be(ethertype),
+            )
+        }
+        ethertype => network_may_concern_us::<{ ethernet::BYTES }>(ctx, ethertype),
+    }
+}
+
+#[inline(always)]
+fn network_may_concern_us<const AT: usize>(ctx: &TcContext, ethertype: u16) -> bool {
+    match ethertype {
+        ethernet::IPV4 => packet::read_linear::<[u16; 4]>(ctx, AT + ipv4::SOURCE)
+            .is_none_or(|pair| decide::names_metadata_v4(&pair)),
+        ethernet::IPV6 => {
+            packet::read_linear::<Ipv6>(ctx, AT).is_none_or(|ip| decide::may_name_metadata_v6(&ip))
+        }
+        ethernet::ARP => {
+            packet::read_linear::<Arp>(ctx, AT).is_none_or(|arp| decide::arp_names_metadata(&arp))
+        }
+        other => is_tag(other),
+    }
+}
+
+/// Its own function in the program, so that the registers it needs are not saved for every foreign packet.
+#[inline(never)]
+fn act(skb: *mut __sk_buff) -> i32 {
+    let ctx = TcContext::new(skb);
     match handle(&ctx) {
         Outcome::Foreign => TC_ACT_UNSPEC,
         Outcome::Dropped(reason) => {
@@ -58,8 +110,12 @@ pub(crate) fn port_ingress(ctx: TcContext) -> i32 {
             );
             TC_ACT_SHOT
         }
-        Outcome::Answered(counter) => {
-            maps::count(counter);
+        Outcome::ArpAnswered => {
+            maps::count(Counter::ArpAnswered);
+            packet::send_out(packet::ifindex(&ctx))
+        }
+        Outcome::NeighbourAnswered => {
+            maps::count(Counter::NeighbourAnswered);
             packet::send_out(packet::ifindex(&ctx))
         }
         Outcome::Delivered => {
@@ -77,26 +133,15 @@ fn handle(ctx: &TcContext) -> Outcome {
     let tag = packet::stripped_tag(ctx);
     let tags = u32::from(tag.protocol != 0);
     let ethertype = ethernet.ethertype();
+    let frame = Frame {
+        ethernet,
+        tag,
+        tags,
+    };
     if is_tag(ethertype) {
-        return handle_tagged(
-            ctx,
-            Frame {
-                ethernet,
-                tag,
-                tags,
-            },
-            ethertype,
-        );
+        return handle_tagged(ctx, frame, ethertype);
     }
-    handle_network::<{ ethernet::BYTES }>(
-        ctx,
-        &Frame {
-            ethernet,
-            tag,
-            tags,
-        },
-        ethertype,
-    )
+    handle_network::<{ ethernet::BYTES }>(ctx, &frame, ethertype)
 }
 
 /// A frame with a tag inside. The kernel strips the outermost one on real interfaces, so this is the second there;
@@ -172,12 +217,14 @@ fn handle_ipv6<const AT: usize>(ctx: &TcContext, frame: &Frame) -> Outcome {
 
 #[inline(always)]
 fn handle_neighbour<const AT: usize>(ctx: &TcContext, frame: &Frame, ip: &Ipv6) -> Outcome {
-    let message = packet::read(ctx, AT + ipv6::BYTES);
-    match decide::neighbour(ip, message.as_ref()) {
+    let Some(message) = packet::read::<Neighbour>(ctx, AT + ipv6::BYTES) else {
+        return refuse(frame, decide::icmpv6(ip));
+    };
+    match decide::neighbour(ip, &message) {
         Verdict::Answer => {}
         verdict => return refuse(frame, verdict),
     }
-    answer(ctx, frame, Counter::NeighbourAnswered, || {
+    answer(ctx, frame, Outcome::NeighbourAnswered, || {
         let advertisement = neighbour::advertisement(ip);
         // Any options of the solicitation give way to our one.
         packet::set_length(ctx, (AT + neighbour::ANSWER_BYTES) as u32)?;
@@ -194,7 +241,7 @@ fn handle_arp<const AT: usize>(ctx: &TcContext, frame: &Frame) -> Outcome {
         Verdict::Answer => {}
         verdict => return refuse(frame, verdict),
     }
-    answer(ctx, frame, Counter::ArpAnswered, || {
+    answer(ctx, frame, Outcome::ArpAnswered, || {
         ctx.store(AT, &request.reply(own_mac()), 0)
             .map_err(|_| Refused)
     })
@@ -217,7 +264,7 @@ fn refuse(frame: &Frame, verdict: Verdict) -> Outcome {
 fn answer(
     ctx: &TcContext,
     frame: &Frame,
-    counter: Counter,
+    answered: Outcome,
     write: impl FnOnce() -> Result<(), Refused>,
 ) -> Outcome {
     if let Some(reason) = unanswerable(frame) {
@@ -230,7 +277,7 @@ fn answer(
     let [x, y, z] = own_mac();
     let macs = [a, b, c, x, y, z];
     match write().and_then(|()| packet::write_macs(ctx, &macs)) {
-        Ok(()) => Outcome::Answered(counter),
+        Ok(()) => answered,
         Err(Refused) => Outcome::Dropped(Counter::RewriteFailed),
     }
 }

@@ -7,6 +7,9 @@ pub const TAG_BYTES: usize = 4;
 /// Offset of the two MAC addresses (destination, then source).
 pub const MACS: usize = 0;
 
+/// Offset of the EtherType.
+pub const ETHERTYPE: usize = 12;
+
 /// EtherType of IPv4.
 pub const IPV4: u16 = 0x0800;
 /// EtherType of ARP.
