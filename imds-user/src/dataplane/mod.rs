@@ -298,3 +298,10 @@ fn errno(cause: &ProgramError) -> Option<i32> {
     }
     None
 }
+
+/// The IPv6 prefix that holds all tag addresses, local to the responder's namespace.
+#[must_use]
+pub fn tag_prefix_v6() -> (std::net::Ipv6Addr, u8) {
+    let [a, b, c, d] = imds_ebpf::abi::slot::TAG_V6_PREFIX;
+    (std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0), 64)
+}
