@@ -11,4 +11,6 @@ pub mod http;
 pub mod instance;
 pub mod metadata;
 pub mod netns;
+pub mod responder;
+pub mod state;
 pub mod token;

@@ -1,7 +1,7 @@
 //! What the responder gives up before it reads a guest's first byte: the host's network, root, capabilities, files,
 //! new privileges, and every system call that serving does not need. A full break of it reaches nothing.
 
-use std::{collections::BTreeMap, ffi::CString, os::fd::AsFd};
+use std::{collections::BTreeMap, os::fd::AsFd};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
@@ -192,14 +192,6 @@ fn check_no_capabilities(status: &str) -> Result<(), ConfineError> {
         }
     }
     Ok(())
-}
-
-/// Names the process for `ps` and for the kernel's messages.
-pub fn name_process(name: &str) {
-    if let Ok(name) = CString::new(name) {
-        // Only a label; nothing depends on it.
-        drop(prctl::set_name(&name));
-    }
 }
 
 #[cfg(test)]
