@@ -1,2 +1,3 @@
 //! Library.
+pub mod control;
 pub mod netns;
