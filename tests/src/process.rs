@@ -1,0 +1,113 @@
+//! Running commands with a bound on their time, and reading what /proc says of a process.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+/// Runs a command to its end, 30 seconds at most, in the namespace of the calling thread.
+///
+/// # Panics
+/// When the command cannot be started.
+#[must_use]
+pub fn run(argv: &[&str]) -> Output {
+    // coreutils' timeout, because std has no wait with a deadline; `-k` for those that ignore SIGTERM.
+    Command::new("timeout")
+        .args(["-k", "2", "30"])
+        .args(argv)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {argv:?}: {error}"))
+}
+
+/// Polls until `question` has an answer, `within` at most.
+///
+/// For what the kernel or another process does in its own time; the deadline is a bound, not a wait.
+///
+/// # Panics
+/// When the time is over, naming `what` was waited for.
+pub fn eventually<T>(what: &str, within: Duration, mut question: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = question() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The processes whose parent is `pid`.
+#[must_use]
+pub fn children_of(pid: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("/proc is mounted");
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|child| parent_of(*child) == Some(pid.as_raw()))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Whether the process exists and is not a zombie.
+#[must_use]
+pub fn is_alive(pid: Pid) -> bool {
+    stat(pid.as_raw()).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z"))
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// The fields of /proc/PID/stat after the command's name, which may itself hold spaces and parentheses.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// What /proc/PID/status says.
+pub struct ProcessStatus {
+    pid: Pid,
+    text: String,
+}
+
+impl ProcessStatus {
+    /// Reads the status of a running process.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    #[must_use]
+    pub fn of(pid: Pid) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))
+            .unwrap_or_else(|error| panic!("process {pid}: {error}"));
+        Self { pid, text }
+    }
+
+    /// The value of a line such as `CapEff`, as the kernel prints it.
+    ///
+    /// # Panics
+    /// When the kernel does not print such a line.
+    #[must_use]
+    pub fn field(&self, name: &str) -> &str {
+        let value = self
+            .text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value
+            .unwrap_or_else(|| panic!("process {}: no field {name} in\n{}", self.pid, self.text))
+            .trim()
+    }
+
+    /// Resident memory in KiB.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let value = self.field("VmRSS");
+        value
+            .trim_end_matches(" kB")
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("VmRSS is {value:?}"))
+    }
+}
