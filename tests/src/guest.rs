@@ -200,6 +200,19 @@ impl<'host> GuestBuilder<'host> {
         }))
     }
 
+    /// Plugs in a tap device that another process will open.
+    #[must_use]
+    pub fn persistent_tap(mut self) -> PersistentTap {
+        let name = format!("tap-{}", self.name);
+        self.text.key("port", &quoted(&name));
+        let mtu = self.mtu;
+        self.host.namespace().ip(&format!(
+            "tuntap add dev {name} mode tap\nlink set {name} mtu {mtu}\nlink set {name} up"
+        ));
+        self.host.add_instance(self.text);
+        PersistentTap { name, id: self.id }
+    }
+
     /// Plugs the guest in as a tap device, at which the test itself is the guest and sends frames of its making.
     #[must_use]
     pub fn tap(mut self) -> Tap {
@@ -211,6 +224,14 @@ impl<'host> GuestBuilder<'host> {
         }
         tap
     }
+}
+
+/// A tap device that waits for somebody, such as QEMU, to be the guest behind it. It goes with the host's namespace.
+pub struct PersistentTap {
+    /// The host's interface.
+    pub name: String,
+    /// The instance id of the guest.
+    pub id: String,
 }
 
 /// A guest that is plugged in. Clones are the same guest.

@@ -29,18 +29,20 @@ mod namespace;
 mod process;
 mod skip;
 mod tap;
+mod vm;
 
 pub use binary::{imds, imds_path};
 pub use daemon::Daemon;
 pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
-pub use guest::{Guest, GuestBuilder};
+pub use guest::{Guest, GuestBuilder, PersistentTap};
 pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
 pub use namespace::Namespace;
-pub use process::{ProcessStatus, children_of, eventually, is_alive, run};
+pub use process::{ProcessStatus, allow_open_files, children_of, eventually, is_alive, run};
 pub use skip::{has_command, needs_root, skip};
 pub use tap::Tap;
+pub use vm::Machine;
 
 /// Where a guest asks who it is.
 pub const INSTANCE_ID: &str = "/latest/meta-data/instance-id";

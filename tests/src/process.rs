@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 /// Runs a command to its end, 30 seconds at most, in the namespace of the calling thread.
@@ -20,6 +21,18 @@ pub fn run(argv: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("cannot run {argv:?}: {error}"))
+}
+
+/// Lets this process have this many descriptors, for tests that hold thousands of connections.
+///
+/// # Panics
+/// When the machine's administrator has set a lower bound even for root.
+pub fn allow_open_files(count: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a process may read its limits");
+    if soft < count {
+        setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count))
+            .expect("root may raise its limits up to fs.nr_open");
+    }
 }
 
 /// Polls until `question` has an answer, `within` at most.

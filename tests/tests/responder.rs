@@ -91,7 +91,7 @@ fn killing_the_responder_under_load_refuses_no_connection() {
             scope.spawn(|| {
                 guest
                     .namespace()
-                    .enter(|| keep_asking(guest, &done, &answered))
+                    .enter(|| keep_asking(guest, &done, &answered));
             });
         }
         for _ in 0..KILLS {
