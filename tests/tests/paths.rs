@@ -223,8 +223,8 @@ fn a_request_of_many_segments_is_read_whole() {
         })
         .into();
     let _daemon = host.start();
-    // Under the bound of a request's head, over many segments of 576 bytes.
-    let padding = "x".repeat(6000);
+    // A little under the bound of a request's head, which is 16 KiB.
+    let padding = "x".repeat(16_000);
     for guest in &guests {
         let mut connection = guest.connect();
         for _ in 0..3 {

@@ -80,7 +80,6 @@ fn the_responder_holds_no_file_of_the_host() {
 fn killing_the_responder_under_load_refuses_no_connection() {
     const KILLS: usize = 5;
     let Some(mut host) = Host::new() else { return };
-    host.host_keys(UNLIMITED);
     let web = host.guest("web").routed("10.0.0.10").up();
     let db = host.guest("db").routed("10.0.0.10").up();
     let daemon = host.start();
@@ -122,9 +121,6 @@ fn keep_asking(guest: &Guest, done: &AtomicBool, answered: &AtomicU64) {
         }
     }
 }
-
-/// A test that counts requests turns the limit of packets off that a guest has otherwise.
-const UNLIMITED: &str = "";
 
 #[test]
 fn a_token_outlives_the_responder_that_minted_it() {
