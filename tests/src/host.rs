@@ -14,7 +14,7 @@ use crate::guest::GuestBuilder;
 use crate::instance::InstanceText;
 use crate::namespace::Namespace;
 use crate::process::run;
-use crate::skip::needs_root;
+use crate::skip::{has_command, needs_root};
 
 /// Region, zone and account of every test host.
 const HOST_TABLE: &str = r#"region = "eu-central-1"
@@ -42,7 +42,7 @@ impl Host {
     /// When a temporary directory cannot be made.
     #[must_use]
     pub fn new() -> Option<Self> {
-        if !needs_root() {
+        if !needs_root() || !has_command("ip") {
             return None;
         }
         let namespace = Namespace::new();

@@ -39,7 +39,10 @@ pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
 pub use namespace::Namespace;
-pub use process::{ProcessStatus, allow_open_files, children_of, eventually, is_alive, run};
+pub use process::{
+    ProcessStatus, allow_open_files, children_of, eventually, is_alive, network_of, program_exists,
+    programs_of, run, users_of_network,
+};
 pub use skip::{has_command, needs_root, skip};
 pub use tap::Tap;
 pub use vm::Machine;

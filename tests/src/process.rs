@@ -1,6 +1,8 @@
 //! Running commands with a bound on their time, and reading what /proc says of a process.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,6 +69,62 @@ pub fn children_of(pid: Pid) -> Vec<Pid> {
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
     stat(pid.as_raw()).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z"))
+}
+
+/// The network namespace that a process lives in, as the kernel numbers it.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn network_of(pid: Pid) -> u64 {
+    fs::metadata(format!("/proc/{pid}/ns/net"))
+        .expect("root may look at a running process")
+        .ino()
+}
+
+/// Whatever keeps a network namespace alive that can be seen from here: processes in it and mounts of it.
+#[must_use]
+pub fn users_of_network(inode: u64) -> Vec<String> {
+    let processes = fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let mut users: Vec<String> = processes
+        .filter(|path| {
+            fs::metadata(path.join("ns/net")).is_ok_and(|namespace| namespace.ino() == inode)
+        })
+        .map(|path| path.display().to_string())
+        .collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    users.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(&format!("net:[{inode}]")))
+            .map(str::to_owned),
+    );
+    users
+}
+
+/// The ids of the eBPF programs that a process holds.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn programs_of(pid: Pid) -> BTreeSet<String> {
+    let infos =
+        fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("root may look at a running process");
+    let texts = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    texts
+        .filter_map(|text| {
+            text.lines()
+                .find_map(|line| Some(line.strip_prefix("prog_id:")?.trim().to_owned()))
+        })
+        .collect()
+}
+
+/// Whether the kernel still has an eBPF program, by bpftool.
+#[must_use]
+pub fn program_exists(id: &str) -> bool {
+    run(&["bpftool", "prog", "show", "id", id]).status.success()
 }
 
 fn parent_of(pid: i32) -> Option<i32> {

@@ -3,8 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Output;
+use std::time::Duration;
 
-use imds_tests::{imds, needs_root, run};
+use imds_tests::{
+    children_of, eventually, has_command, imds, is_alive, needs_root, network_of, program_exists,
+    programs_of, run, users_of_network,
+};
+use nix::unistd::Pid;
 
 /// A lab of this test's own; taken down when dropped, also by a failure.
 struct Lab {
@@ -88,6 +93,25 @@ fn processes() -> String {
         .collect()
 }
 
+/// The processes of a lab: those that have its name in their command line, and their children.
+fn members(name: &str) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(Result::ok);
+    let pids = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw);
+    let named = pids.filter(|pid| *pid != Pid::this() && names(*pid, name));
+    named
+        .flat_map(|pid| [vec![pid], children_of(pid)].concat())
+        .collect()
+}
+
+fn names(pid: Pid, name: &str) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains(name)
+}
+
 /// Interfaces of the machine's own namespace: a lab adds none, not even for a moment that lasts.
 fn own_links() -> BTreeSet<String> {
     let links = stdout(&run(&["ip", "-oneline", "link"]));
@@ -152,7 +176,37 @@ fn a_lab_serves_three_guests_and_leaves_nothing() {
     for guest in ["web", "db", "legacy"] {
         assert!(status.contains(guest), "{guest} is missing in:\n{status}");
     }
+    let members = members(&lab.name);
+    assert!(!members.is_empty(), "a lab has processes");
+    let networks: BTreeSet<u64> = members.iter().map(|pid| network_of(*pid)).collect();
+    assert!(
+        !networks.contains(&network_of(Pid::this())),
+        "a process of the lab lives in the real host's network"
+    );
+    let programs: BTreeSet<String> = members.iter().flat_map(|pid| programs_of(*pid)).collect();
+
     stdout(&lab.command("down", &[]));
+    assert_eq!(
+        members
+            .into_iter()
+            .filter(|pid| is_alive(*pid))
+            .collect::<Vec<_>>(),
+        []
+    );
+    assert_eq!(
+        networks
+            .into_iter()
+            .flat_map(users_of_network)
+            .collect::<Vec<_>>(),
+        Vec::<String>::new()
+    );
+    if has_command("bpftool") {
+        eventually(
+            "the kernel lets go of the programs",
+            Duration::from_secs(10),
+            || programs.iter().all(|id| !program_exists(id)).then_some(()),
+        );
+    }
     assert_eq!(traces(&lab.name), BTreeSet::new());
     assert_eq!(own_links(), links);
 }

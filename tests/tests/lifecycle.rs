@@ -1,13 +1,11 @@
 //! Starting, reloading and stopping: what changes is seen at once, what does not change notices nothing, and nothing
 //! stays behind.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use imds_tests::{
-    Daemon, Host, INSTANCE_ID, Namespace, TOKEN_FIELD, eventually, has_command, is_alive, run,
+    Host, INSTANCE_ID, Namespace, TOKEN_FIELD, eventually, has_command, is_alive, network_of,
+    program_exists, programs_of, users_of_network,
 };
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -26,10 +24,8 @@ fn a_clean_stop_leaves_nothing() {
     assert_eq!(legacy.get(INSTANCE_ID).text(), legacy.id());
 
     let responder = daemon.responder_pid();
-    let namespace = fs::metadata(format!("/proc/{responder}/ns/net"))
-        .expect("root may look")
-        .ino();
-    let programs = ids_in(&daemon, "prog_id");
+    let namespace = network_of(responder);
+    let programs = programs_of(daemon.pid());
     assert!(
         programs.len() >= 2,
         "the daemon holds its programs: {programs:?}"
@@ -46,7 +42,7 @@ fn a_clean_stop_leaves_nothing() {
         filters_on(host.namespace(), legacy.port()),
         Vec::<Value>::new()
     );
-    assert_eq!(users_of_namespace(namespace), Vec::<String>::new());
+    assert_eq!(users_of_network(namespace), Vec::<String>::new());
     eventually(
         "the kernel lets go of the programs",
         Duration::from_secs(10),
@@ -66,55 +62,12 @@ fn after_a_stop_guests_get_no_answer() {
     assert!(answer.is_err(), "{answer:?}");
 }
 
-/// The ids of the kernel's objects behind a process' descriptors.
-fn ids_in(daemon: &Daemon, field: &str) -> BTreeSet<String> {
-    let infos = fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid())).expect("root may look");
-    let texts = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    texts
-        .filter_map(|text| {
-            text.lines().find_map(|line| {
-                Some(
-                    line.strip_prefix(field)?
-                        .strip_prefix(':')?
-                        .trim()
-                        .to_owned(),
-                )
-            })
-        })
-        .collect()
-}
-
-fn program_exists(id: &str) -> bool {
-    run(&["bpftool", "prog", "show", "id", id]).status.success()
-}
-
 /// Filters of TC, by netlink and by TCX, that sit on an interface.
 fn filters_on(namespace: &Namespace, interface: &str) -> Vec<Value> {
     let output = namespace.run(&["bpftool", "-j", "net", "show", "dev", interface]);
     let all: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("bpftool: {error}: {output:?}"));
     all[0]["tc"].as_array().expect("a list of filters").clone()
-}
-
-/// Processes in a network namespace and mounts that hold it.
-fn users_of_namespace(inode: u64) -> Vec<String> {
-    let processes = fs::read_dir("/proc")
-        .expect("/proc is mounted")
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    let mut users: Vec<String> = processes
-        .filter(|path| {
-            fs::metadata(path.join("ns/net")).is_ok_and(|namespace| namespace.ino() == inode)
-        })
-        .map(|path| path.display().to_string())
-        .collect();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
-    users.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(&format!("net:[{inode}]")))
-            .map(str::to_owned),
-    );
-    users
 }
 
 #[test]
@@ -313,6 +266,6 @@ fn a_host_that_is_dropped_leaves_no_process() {
     assert!(!pids.iter().any(|pid| is_alive(*pid)), "{pids:?}");
     assert!(!dir.exists(), "{}", dir.display());
     for inode in inodes {
-        assert_eq!(users_of_namespace(inode), Vec::<String>::new());
+        assert_eq!(users_of_network(inode), Vec::<String>::new());
     }
 }

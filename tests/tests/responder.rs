@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use imds_tests::{Address, Connection, Guest, Host, INSTANCE_ID, ProcessStatus, eventually};
+use imds_tests::{
+    Address, Connection, Guest, Host, INSTANCE_ID, ProcessStatus, eventually, network_of,
+};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn the_responder_has_no_privileges() {
@@ -35,14 +37,10 @@ fn the_responder_lives_in_a_network_of_its_own() {
     let Some(mut host) = Host::new() else { return };
     let web = host.guest("web").routed("10.0.0.10").up();
     let daemon = host.start();
-    let inode = fs::metadata(format!("/proc/{}/ns/net", daemon.responder_pid()))
-        .expect("root may look")
-        .ino();
+    let inode = network_of(daemon.responder_pid());
     let others = BTreeSet::from([host.namespace().inode(), web.namespace().inode()]);
     assert!(!others.contains(&inode));
-    let own = fs::metadata("/proc/self/ns/net")
-        .expect("one's own namespace")
-        .ino();
+    let own = network_of(Pid::this());
     assert_ne!(own, inode);
 }
 
