@@ -1,0 +1,19 @@
+//! Map keys, values and limits as both sides see them: fixed width, `repr(C)`, no padding that is not named.
+
+pub mod counter;
+pub mod link_header;
+pub mod port;
+pub mod slot;
+
+/// Marks the ABI types that aya may copy to and from maps byte by byte.
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya's marker trait is unsafe to implement")]
+mod pod {
+    use super::{link_header::LinkMemory, port::SlotEntry};
+
+    // SAFETY: `repr(C)`, only fixed-width integers and arrays of them, every bit pattern valid, and the assertions
+    // beside the types show that there is no padding.
+    unsafe impl aya::Pod for SlotEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LinkMemory {}
+}

@@ -1,0 +1,84 @@
+//! Every map, and the verbs that the programs use instead of the maps themselves.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use imds_ebpf::abi::{
+    counter::Counter,
+    link_header::{LinkHeader, LinkMemory},
+    port::{PORTS_MAX, SlotEntry},
+    slot::{INSTANCES_MAX, index_of},
+};
+
+/// The host's end of the veth pair into the responder's namespace. Set by the daemon before loading.
+#[unsafe(no_mangle)]
+static RESPONDER_IFINDEX: Global<u32> = Global::new(0);
+
+/// Interface index of a port → slot. Written by the daemon. A port that is not here has no instance and drops what
+/// is addressed to the service. When it is full the daemon refuses the next instance.
+#[map]
+static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(PORTS_MAX, 0);
+
+/// Index of a slot → where its answers go. Written by the daemon, after [`LINKS`] was cleared for it.
+#[map]
+static SLOTS: Array<SlotEntry> = Array::with_max_entries(INSTANCES_MAX, 0);
+
+/// Index of a slot → the link headers of its guest. Written by `port_ingress`, cleared by the daemon.
+#[map]
+static LINKS: Array<LinkMemory> = Array::with_max_entries(INSTANCES_MAX, 0);
+
+/// Packet counts by [`Counter`]. Written by the programs, read by the daemon.
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+
+/// The host's end of the veth pair into the responder's namespace.
+#[inline(always)]
+pub(crate) fn responder_ifindex() -> u32 {
+    RESPONDER_IFINDEX.load()
+}
+
+/// The slot of the instance behind a port.
+#[inline(always)]
+pub(crate) fn slot_of_port(ifindex: u32) -> Option<u32> {
+    // SAFETY: the value is one aligned u32, so a concurrent update by the daemon is seen before or after, not half.
+    unsafe { PORTS.get(ifindex) }.copied()
+}
+
+/// Where answers of this slot go; none if the slot, generation included, is nobody's.
+#[inline(always)]
+pub(crate) fn entry_of_slot(slot: u32) -> Option<SlotEntry> {
+    let entry = SLOTS.get(index_of(slot))?;
+    if entry.slot != slot || entry.ifindex == 0 {
+        return None;
+    }
+    Some(*entry)
+}
+
+/// Remembers the link header of a packet that came in.
+#[inline(always)]
+pub(crate) fn remember_link(slot: u32, header: &LinkHeader) {
+    let Some(memory) = LINKS.get_ptr_mut(index_of(slot)) else {
+        return;
+    };
+    // SAFETY: the pointer is to a live array element, which the kernel never frees while the program runs. Other CPUs
+    // may write it too; `LinkHeader` says why a mixture does no harm.
+    unsafe { &mut *memory }.remember(header);
+}
+
+/// The link header for an answer to the guest's address.
+#[inline(always)]
+pub(crate) fn link_for(slot: u32, address: &[u16; 8]) -> Option<LinkHeader> {
+    LINKS.get(index_of(slot))?.header_for(address)
+}
+
+/// Counts one packet.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    let Some(count) = COUNTERS.get_ptr_mut(counter as u32) else {
+        return;
+    };
+    // SAFETY: the element is this CPU's own, and a program is not preempted by another of its kind on one CPU.
+    unsafe { *count += 1 };
+}
