@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! EC2-style instance metadata for every guest of a Linux host: the library behind the command `imds`.
 //!
 //! It has a pure middle and thin edges. The middle knows what is answered and why, and touches neither clock, nor
@@ -6,10 +7,18 @@
 //! the operator wrote, made true). Everything else is an edge that hands these their arguments.
 
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod http;
 pub mod instance;
 pub mod metadata;
+=======
+//! Library.
+
+pub mod doctor;
+pub mod lab;
+>>>>>>> lab
 pub mod netns;
 pub mod responder;
 pub mod state;

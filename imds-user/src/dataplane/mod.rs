@@ -26,6 +26,8 @@ use imds_ebpf::abi::{
     slot::index_of,
 };
 
+use tokio::io::{Interest, unix::AsyncFd};
+
 use load::{KernelLog, PORT_INGRESS, RESPONDER_INGRESS};
 
 /// Our filters run before everybody else's that a classful queue holds …
@@ -58,6 +60,9 @@ pub enum DataPlaneError {
         /// What the kernel said.
         cause: aya::maps::MapError,
     },
+    /// The programs' log could not be opened.
+    #[error("open the programs' log: {0}")]
+    Log(String),
     /// A filter could not be put on an interface.
     #[error(
         "attach {program} to interface {interface}: {cause} (`tc filter show dev {interface} ingress` shows who else is there)"
@@ -225,6 +230,23 @@ impl DataPlane {
                 Ok((*counter, values.iter().sum()))
             })
             .collect()
+    }
+
+    /// Passes what the programs log on to the daemon's log, from a task of its own.
+    ///
+    /// # Errors
+    /// When the log's map is not there.
+    pub fn forward_log(&mut self) -> Result<(), DataPlaneError> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|cause| DataPlaneError::Log(cause.to_string()))?;
+        let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)
+            .map_err(|cause| DataPlaneError::Log(cause.to_string()))?;
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+        Ok(())
     }
 
     /// The loaded object, for `BPF_PROG_TEST_RUN` and the logger.

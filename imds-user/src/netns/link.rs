@@ -473,6 +473,12 @@ impl Route {
         }
     }
 
+    /// Whether it is a route for IPv4; else it is one for IPv6.
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        self.destination.is_ipv4()
+    }
+
     fn message(&self, index: Option<u32>) -> io::Result<RouteMessage> {
         let mut builder = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(self.destination, self.prefix_bits)

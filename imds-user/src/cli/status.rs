@@ -1,0 +1,270 @@
+//! `imds status`: what the daemon is doing.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use imds_user::control::{self, PortStatus, StatusReport};
+
+use super::table::{Align, Cell, Table};
+use super::{BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
+
+const EXAMPLES: &str = "\
+Examples:
+  imds status                                                 for people
+  imds status --state-dir /run/imds-lab                       the lab's daemon
+  imds status --json | jq '.ports[] | {name, requests}'       for scripts";
+
+/// Show ports, instances and counters of the running daemon
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Status {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state_dir: StateDir,
+}
+
+impl Status {
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let report = control::client::status(&self.state_dir.state_dir)?;
+        if self.json {
+            serde_json::to_writer_pretty(&mut *out, &report)?;
+            writeln!(out)?;
+        } else {
+            write_report(out, &report, SystemTime::now())?;
+        }
+        Ok(ExitCode::from(EXIT_FINE))
+    }
+}
+
+fn write_report(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> io::Result<()> {
+    write_processes(out, report, now)?;
+    writeln!(out)?;
+    write_ports(out, &report.ports)?;
+    write_counts(out, "Packets", &report.packets, DIM)?;
+    write_counts(out, "Dropped", &report.drops, WARNING)
+}
+
+fn write_processes(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> io::Result<()> {
+    let daemon = &report.daemon;
+    let now_seconds = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let age = age(now_seconds.saturating_sub(daemon.started_unix_seconds));
+    writeln!(
+        out,
+        "{BOLD}Daemon{BOLD:#}     {GOOD}running{GOOD:#} for {age}, process {}, version {}, {}",
+        daemon.pid, daemon.version, daemon.config
+    )?;
+    let responder = &report.responder;
+    write!(out, "{BOLD}Responder{BOLD:#}  ")?;
+    match responder.pid {
+        Some(pid) => write!(
+            out,
+            "{GOOD}running{GOOD:#}, process {pid}, {}",
+            counted(responder.workers.into(), "worker")
+        )?,
+        None => write!(out, "{WARNING}being started again{WARNING:#}")?,
+    }
+    if responder.restarts > 0 {
+        write!(
+            out,
+            ", {WARNING}{}{WARNING:#}",
+            counted(responder.restarts, "restart")
+        )?;
+    }
+    writeln!(out)
+}
+
+fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
+    if ports.is_empty() {
+        return writeln!(out, "  no ports");
+    }
+    let mut table = Table::new([
+        ("NAME", Align::Left),
+        ("PORT", Align::Left),
+        ("INSTANCE ID", Align::Left),
+        ("TOKENS", Align::Left),
+        ("REQUESTS", Align::Right),
+        ("ISSUED", Align::Right),
+        ("NO TOKEN", Align::Right),
+        ("REFUSED", Align::Right),
+        ("OPEN", Align::Right),
+    ]);
+    for port in ports {
+        table.row([
+            Cell::styled(&port.name, BOLD),
+            (&port.port).into(),
+            (&port.instance_id).into(),
+            (&port.http_tokens).into(),
+            port.requests.into(),
+            port.tokens_issued.into(),
+            port.no_token.into(),
+            warned(port.no_token_rejected),
+            port.connections.into(),
+        ]);
+    }
+    table.write(out)
+}
+
+/// A line of what was counted, without what never happened.
+fn write_counts(
+    out: &mut dyn Write,
+    title: &str,
+    counts: &BTreeMap<String, u64>,
+    style: anstyle::Style,
+) -> io::Result<()> {
+    let counts: Vec<_> = counts.iter().filter(|(_, count)| **count > 0).collect();
+    if counts.is_empty() {
+        return Ok(());
+    }
+    write!(out, "\n{BOLD}{title}{BOLD:#}  ")?;
+    for (at, (name, count)) in counts.into_iter().enumerate() {
+        let comma = if at == 0 { "" } else { ", " };
+        write!(
+            out,
+            "{comma}{style}{}{style:#} {count}",
+            name.replace('_', " ")
+        )?;
+    }
+    writeln!(out)
+}
+
+fn warned(count: u64) -> Cell {
+    if count == 0 {
+        count.into()
+    } else {
+        Cell::styled(count.to_string(), WARNING)
+    }
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The two largest units of a time.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::Duration;
+
+    use imds_user::control::{DaemonStatus, ResponderStatus};
+
+    use super::*;
+
+    fn port(name: &str, http_tokens: &str, requests: u64, no_token_rejected: u64) -> PortStatus {
+        PortStatus {
+            port: format!("veth-{name}"),
+            ifindex: 7,
+            slot: 1,
+            instance_id: "i-0123456789abcdef0".into(),
+            name: name.into(),
+            http_tokens: http_tokens.into(),
+            requests,
+            tokens_issued: 3,
+            no_token: 0,
+            no_token_rejected,
+            connections: 1,
+        }
+    }
+
+    fn report() -> StatusReport {
+        StatusReport {
+            daemon: DaemonStatus {
+                pid: 4711,
+                version: "0.1.0".into(),
+                started_unix_seconds: 1_700_000_000,
+                config: "/etc/imds.toml".into(),
+            },
+            responder: ResponderStatus {
+                pid: Some(4712),
+                restarts: 0,
+                workers: 2,
+            },
+            ports: vec![
+                port("web", "required", 1204, 1),
+                port("legacy", "optional", 9, 0),
+            ],
+            drops: BTreeMap::from([("udp".into(), 2), ("fragment".into(), 0)]),
+            packets: BTreeMap::from([("arp_answered".into(), 1), ("intercepted".into(), 9999)]),
+        }
+    }
+
+    fn check(report: &StatusReport, expected: &str) {
+        let mut out = Vec::new();
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3723);
+        write_report(&mut out, report, now).unwrap();
+        let text = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn people_see_a_table() {
+        check(
+            &report(),
+            "\
+Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
+Responder  running, process 4712, 2 workers
+
+  NAME    PORT         INSTANCE ID          TOKENS    REQUESTS  ISSUED  NO TOKEN  REFUSED  OPEN
+  web     veth-web     i-0123456789abcdef0  required      1204       3         0        1     1
+  legacy  veth-legacy  i-0123456789abcdef0  optional         9       3         0        0     1
+
+Packets  arp answered 1, intercepted 9999
+
+Dropped  udp 2
+",
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_shown() {
+        let mut report = report();
+        report.responder = ResponderStatus {
+            pid: None,
+            restarts: 1,
+            workers: 2,
+        };
+        report.ports.clear();
+        report.drops.clear();
+        report.packets.clear();
+        check(
+            &report,
+            "\
+Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
+Responder  being started again, 1 restart
+
+  no ports
+",
+        );
+    }
+
+    #[test]
+    fn ages() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (3600, "1 h 0 min"),
+            (86_399, "23 h 59 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(age(seconds), expected);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The client of the control socket, as the command line uses it: one request, one answer, bounded waits.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Answer, Request, SOCKET_NAME, StatusReport};
+
+/// How long the daemon may take to read or to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest answer that is read: 65,536 ports at some 300 bytes each, and room.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Asks the daemon of this state directory what it is doing.
+///
+/// # Errors
+/// [`ClientError::NoDaemon`] when none runs.
+pub fn status(state_dir: &Path) -> Result<StatusReport, ClientError> {
+    match ask(state_dir, Request::Status {})? {
+        Answer::Status(report) => Ok(*report),
+        Answer::Error { error } => Err(ClientError::Refused { error }),
+    }
+}
+
+fn ask(state_dir: &Path, request: Request) -> Result<Answer, ClientError> {
+    let socket = state_dir.join(SOCKET_NAME);
+    let stream = connect(state_dir, &socket)?;
+    let line = exchange(&stream, request).map_err(|cause| ClientError::Talk {
+        socket: socket.clone(),
+        cause,
+    })?;
+    serde_json::from_str(&line).map_err(|cause| ClientError::Answer { socket, cause })
+}
+
+fn connect(state_dir: &Path, socket: &Path) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(socket).map_err(|cause| match cause.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon {
+            state_dir: state_dir.to_owned(),
+        },
+        _ => ClientError::Connect {
+            socket: socket.to_owned(),
+            cause,
+        },
+    })
+}
+
+fn exchange(mut stream: &UnixStream, request: Request) -> io::Result<String> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_string(&request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut answer)?;
+    Ok(answer)
+}
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens on the socket, or it is not there.
+    #[error("no daemon runs with state directory {}", state_dir.display())]
+    NoDaemon {
+        /// Where its socket would be.
+        state_dir: PathBuf,
+    },
+    /// The socket is there and could not be used.
+    #[error("connect to the daemon at {}", socket.display())]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The connection broke, or the daemon took too long.
+    #[error("talk to the daemon at {}", socket.display())]
+    Talk {
+        /// The socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The daemon's answer is not what this version understands.
+    #[error("understand the daemon at {} (is it of another version?)", socket.display())]
+    Answer {
+        /// The socket.
+        socket: PathBuf,
+        /// Where the answer differs.
+        #[source]
+        cause: serde_json::Error,
+    },
+    /// The daemon said no.
+    #[error("the daemon answered: {error}")]
+    Refused {
+        /// Its words.
+        error: String,
+    },
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{env, fs, process, thread};
+
+    use super::*;
+
+    /// A state directory with a daemon in it that gives one answer, whatever it is asked.
+    fn with_daemon(answer: &'static str, test: impl FnOnce(&Path)) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let state_dir = env::temp_dir().join(format!("imds-client-{}-{count}", process::id()));
+        fs::create_dir(&state_dir).unwrap();
+        let listener = UnixListener::bind(state_dir.join(SOCKET_NAME)).unwrap();
+        let daemon = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).unwrap();
+            (&stream).write_all(answer.as_bytes()).unwrap();
+            request
+        });
+        test(&state_dir);
+        assert_eq!(daemon.join().unwrap(), "{\"command\":\"status\"}\n");
+        fs::remove_dir_all(state_dir).unwrap();
+    }
+
+    #[test]
+    fn the_report_arrives() {
+        let answer = concat!(
+            r#"{"daemon":{"pid":1,"version":"0.1.0","started_unix_seconds":2,"config":"c"},"#,
+            r#""responder":{"pid":null,"restarts":3,"workers":4},"ports":[],"drops":{},"packets":{"replied":5}}"#,
+            "\n"
+        );
+        with_daemon(answer, |state_dir| {
+            let report = status(state_dir).unwrap();
+            assert_eq!(
+                (report.responder.restarts, report.packets["replied"]),
+                (3, 5)
+            );
+        });
+    }
+
+    #[test]
+    fn a_refusal_and_nonsense_are_errors() {
+        with_daemon("{\"error\":\"not now\"}\n", |state_dir| {
+            assert_eq!(
+                status(state_dir).unwrap_err().to_string(),
+                "the daemon answered: not now"
+            );
+        });
+        with_daemon("", |state_dir| {
+            assert!(matches!(status(state_dir), Err(ClientError::Answer { .. })));
+        });
+    }
+
+    #[test]
+    fn without_a_daemon_the_error_says_so() {
+        let error = status(Path::new("/nonexistent/imds")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no daemon runs with state directory /nonexistent/imds"
+        );
+    }
+}

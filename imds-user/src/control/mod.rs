@@ -1,0 +1,176 @@
+//! The local control socket: what may be asked over it, and the answers.
+//!
+//! A client connects to `STATE_DIR/control.sock`, writes one [`Request`] as a line of JSON and reads one
+//! [`Answer`] as a line of JSON; then the connection ends. The socket lies in a directory that only the
+//! daemon's user may enter. Guests never reach it. The server's side is the daemon's, the client's is
+//! [`client`].
+
+pub mod client;
+pub mod server;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The socket's name in the state directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// The longest request in bytes that a server reads before it hangs up.
+pub const REQUEST_BYTES_MAX: usize = 4096;
+
+/// What a client may ask.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Ports, instances, counters: answered by [`Answer::Status`].
+    Status {},
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// The request was not understood or could not be served.
+    Error {
+        /// Why, for people.
+        error: String,
+    },
+    /// To [`Request::Status`].
+    Status(Box<StatusReport>),
+}
+
+/// What the daemon is doing, as `imds status --json` prints it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StatusReport {
+    /// The daemon itself.
+    pub daemon: DaemonStatus,
+    /// The process that answers guests.
+    pub responder: ResponderStatus,
+    /// Every port, in the order of the configuration.
+    pub ports: Vec<PortStatus>,
+    /// Packets for the metadata addresses that were dropped, by reason. Reasons that never happened may be there.
+    pub drops: BTreeMap<String, u64>,
+    /// Packets that the programs dealt with otherwise (`intercepted`, `replied` …), by what was done.
+    pub packets: BTreeMap<String, u64>,
+}
+
+/// The daemon.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DaemonStatus {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// When it started, seconds of Unix time.
+    pub started_unix_seconds: u64,
+    /// The path of its configuration file.
+    pub config: String,
+}
+
+/// The responder.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ResponderStatus {
+    /// Its process; `None` between its end and the start of the next.
+    pub pid: Option<u32>,
+    /// How often it was started again since the daemon started.
+    pub restarts: u64,
+    /// Its worker threads.
+    pub workers: u32,
+}
+
+/// One port and the instance behind it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PortStatus {
+    /// The interface's name.
+    pub port: String,
+    /// The interface's number.
+    pub ifindex: u32,
+    /// The instance's slot on this host.
+    pub slot: u32,
+    /// `i-…`
+    pub instance_id: String,
+    /// What commands call the instance.
+    pub name: String,
+    /// EC2's `HttpTokens`: `optional` or `required`.
+    pub http_tokens: String,
+    /// Requests answered.
+    pub requests: u64,
+    /// Session tokens handed out.
+    pub tokens_issued: u64,
+    /// Requests without a token that were answered (EC2's metric `MetadataNoToken`).
+    pub no_token: u64,
+    /// Requests without a token that were refused (EC2's metric `MetadataNoTokenRejected`).
+    pub no_token_rejected: u64,
+    /// Connections open now.
+    pub connections: u64,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod tests {
+    use super::*;
+
+    fn report() -> StatusReport {
+        StatusReport {
+            daemon: DaemonStatus {
+                pid: 4711,
+                version: "0.1.0".into(),
+                started_unix_seconds: 1_700_000_000,
+                config: "/etc/imds.toml".into(),
+            },
+            responder: ResponderStatus {
+                pid: Some(4712),
+                restarts: 0,
+                workers: 2,
+            },
+            ports: vec![PortStatus {
+                port: "veth-web".into(),
+                ifindex: 7,
+                slot: 1,
+                instance_id: "i-0123456789abcdef0".into(),
+                name: "web".into(),
+                http_tokens: "required".into(),
+                requests: 12,
+                tokens_issued: 3,
+                no_token: 0,
+                no_token_rejected: 1,
+                connections: 0,
+            }],
+            drops: BTreeMap::from([("udp".into(), 2)]),
+            packets: BTreeMap::from([("intercepted".into(), 99)]),
+        }
+    }
+
+    #[test]
+    fn a_request_is_the_documented_line() {
+        assert_eq!(
+            serde_json::to_string(&Request::Status {}).unwrap(),
+            r#"{"command":"status"}"#
+        );
+        for (line, is_good) in [
+            (r#"{"command":"status"}"#, true),
+            (r#"{"command":"reboot"}"#, false),
+            (r#"{"command":"status","port":1}"#, false),
+            (r#"{}"#, false),
+        ] {
+            assert_eq!(
+                serde_json::from_str::<Request>(line).is_ok(),
+                is_good,
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_is_the_bare_report_or_an_error() {
+        let status = Answer::Status(Box::new(report()));
+        let line = serde_json::to_string(&status).unwrap();
+        assert!(line.starts_with(r#"{"daemon":{"pid":4711,"#), "{line}");
+        assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), status);
+        let error = Answer::Error { error: "no".into() };
+        assert_eq!(
+            serde_json::from_str::<Answer>(r#"{"error":"no"}"#).unwrap(),
+            error
+        );
+    }
+}
