@@ -435,8 +435,10 @@ fn stay_on_link(guest: &Namespace, ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr
     if let Some(address) = ipv6 {
         guest.ip(&format!("address add {address}/128 dev eth0 nodad"));
     }
-    // Without an address of its own the guest asks from its link-local one.
-    guest.ip("route add fd00:ec2::254/128 dev eth0");
+    // Without any address of its own the guest asks from its link-local one; below 1280 bytes there is no IPv6.
+    if ipv6.is_some() || ipv4.is_none() {
+        guest.ip("route add fd00:ec2::254/128 dev eth0");
+    }
 }
 
 fn put_behind_bridge(

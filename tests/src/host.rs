@@ -204,9 +204,9 @@ impl Host {
     #[must_use]
     pub fn counter(&self, name: &str) -> u64 {
         let status = self.status();
-        status["counters"][name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no counter {name} in {status}"))
+        let counters = [&status["drops"], &status["packets"]];
+        let counted = counters.into_iter().find_map(|counters| counters[name].as_u64());
+        counted.unwrap_or_else(|| panic!("no counter {name} in {status}"))
     }
 
     /// Makes sure of a bridge with a hardware address of its own.

@@ -1,5 +1,6 @@
 //! A raw HTTP client: what it sends is what the test wrote, what it returns is what came, in order.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ impl Address {
 }
 
 /// An answer as it came over the wire.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Response {
     /// The first line, such as `HTTP/1.1 200 OK`.
     pub status_line: String,
@@ -53,6 +54,13 @@ pub struct Response {
     pub headers: Vec<(String, String)>,
     /// The body: as long as Content-Length says, or up to the end of the connection.
     pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body[..self.body.len().min(400)]);
+        write!(f, "{} {:?} {body:?}", self.status_line, self.headers)
+    }
 }
 
 impl Response {
