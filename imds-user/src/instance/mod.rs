@@ -31,8 +31,8 @@ pub use id::{
     VpcId,
 };
 pub use network::{Ipv4Cidr, Ipv6Cidr, MacAddress, NetworkInterface, SecurityGroup, Subnet};
-pub use published::Published;
 pub use options::{AddressFamily, MetadataOptions, Switch, TokenUse};
+pub use published::Published;
 pub use slot::Slot;
 pub use time::{UnixMillis, UnixSeconds};
 
