@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod details;
 pub mod host;
 pub mod id;
+pub mod instance_type;
 pub mod network;
 pub mod options;
 pub mod published;
