@@ -1,0 +1,307 @@
+//! The kernel side as the daemon sees it: programs, maps, ports. The only code that knows aya and the map layouts.
+//!
+//! The order of writes keeps every moment closed. A port is opened filter first (it drops, since no instance belongs to
+//! the port yet), map entry last; it is closed the other way round.
+
+pub mod load;
+pub mod slots;
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+    programs::{
+        ProgramError, TcAttachType,
+        tc::{
+            self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError,
+            TcHandle,
+        },
+    },
+};
+pub use imds_ebpf::abi::counter::Counter;
+use imds_ebpf::abi::{
+    link_header::LinkMemory,
+    port::{REPLY_TO_PEER, SlotEntry},
+    slot::index_of,
+};
+
+use load::{KernelLog, PORT_INGRESS, RESPONDER_INGRESS};
+
+/// Our filters run before everybody else's that a classful queue holds …
+const PRIORITY: u16 = 1;
+/// … and have a handle of their own ("IMDS"), by which a later daemon finds and replaces them.
+const HANDLE: TcHandle = TcHandle::new(0x494d, 0x4453);
+
+/// What can go wrong between the daemon and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum DataPlaneError {
+    /// The maps could not be made.
+    #[error("load the eBPF object: {0} (`imds doctor` shows what this kernel lacks)")]
+    Load(Box<aya::EbpfError>),
+    /// The kernel refused a program.
+    #[error("load program {name}: {cause} (`imds doctor` shows what this kernel lacks)")]
+    Program {
+        /// The program's name.
+        name: &'static str,
+        /// What the kernel said.
+        cause: Box<ProgramError>,
+    },
+    /// The object lacks a program or map.
+    #[error("the eBPF object has no {0}: the build is broken, build again")]
+    Missing(&'static str),
+    /// A map refused a read or a write.
+    #[error("map {name}: {cause}")]
+    Map {
+        /// The map's name.
+        name: &'static str,
+        /// What the kernel said.
+        cause: aya::maps::MapError,
+    },
+    /// A filter could not be put on an interface.
+    #[error(
+        "attach {program} to interface {interface}: {cause} (`tc filter show dev {interface} ingress` shows who else is there)"
+    )]
+    Attach {
+        /// The program's name.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        cause: Box<ProgramError>,
+    },
+    /// A filter could not be taken off an interface.
+    #[error("detach from interface {interface}: {cause}")]
+    Detach {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        cause: Box<ProgramError>,
+    },
+}
+
+/// An interface by which a guest's packets enter the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The interface's name in the host's namespace.
+    pub name: String,
+    /// Its index there. Names come back with new interfaces; an index tells them apart.
+    pub ifindex: u32,
+    /// Whether it is one end of a veth pair whose other end is in another namespace; see [`REPLY_TO_PEER`].
+    pub has_peer_elsewhere: bool,
+}
+
+/// The loaded programs, their maps, and the ports that they serve. Dropping it takes the filters off.
+pub struct DataPlane {
+    ebpf: Ebpf,
+    ports: HashMap<MapData, u32, u32>,
+    slots: Array<MapData, SlotEntry>,
+    links: Array<MapData, LinkMemory>,
+    counters: PerCpuArray<MapData, u64>,
+    /// By interface name, since that is what the operator calls it.
+    open: BTreeMap<String, OpenPort>,
+}
+
+#[derive(Debug)]
+struct OpenPort {
+    ifindex: u32,
+    slot: u32,
+    filter: SchedClassifierLinkId,
+}
+
+impl DataPlane {
+    /// Loads the programs and puts the one for answers on the host's end of the veth pair into the responder's
+    /// namespace. No port is served yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses maps, programs or the filter.
+    pub fn load(responder: &Port, log: KernelLog) -> Result<Self, DataPlaneError> {
+        let mut ebpf = load::load(responder.ifindex, log)?;
+        let ports = HashMap::try_from(take(&mut ebpf, "PORTS")?).map_err(map_error("PORTS"))?;
+        let slots = Array::try_from(take(&mut ebpf, "SLOTS")?).map_err(map_error("SLOTS"))?;
+        let links = Array::try_from(take(&mut ebpf, "LINKS")?).map_err(map_error("LINKS"))?;
+        let counters =
+            PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?;
+        attach(&mut ebpf, RESPONDER_INGRESS, &responder.name)?;
+        Ok(Self {
+            ebpf,
+            ports,
+            slots,
+            links,
+            counters,
+            open: BTreeMap::new(),
+        })
+    }
+
+    /// Starts serving a port: what its guest sends to the metadata address belongs to `slot` from now on.
+    ///
+    /// # Errors
+    /// When the filter or a map entry is refused; the port is closed again then.
+    pub fn open_port(&mut self, port: &Port, slot: u32) -> Result<(), DataPlaneError> {
+        let filter = attach(&mut self.ebpf, PORT_INGRESS, &port.name)?;
+        let open = OpenPort {
+            ifindex: port.ifindex,
+            slot,
+            filter,
+        };
+        self.open.insert(port.name.clone(), open);
+        let served = self.assign(port, slot);
+        if served.is_err() {
+            // The first error is the one to report.
+            drop(self.close_port(&port.name));
+        }
+        served
+    }
+
+    fn assign(&mut self, port: &Port, slot: u32) -> Result<(), DataPlaneError> {
+        let index = index_of(slot);
+        let flags = if port.has_peer_elsewhere {
+            REPLY_TO_PEER
+        } else {
+            0
+        };
+        let entry = SlotEntry {
+            slot,
+            ifindex: port.ifindex,
+            flags,
+        };
+        self.links
+            .set(index, LinkMemory::default(), 0)
+            .map_err(map_error("LINKS"))?;
+        self.slots
+            .set(index, entry, 0)
+            .map_err(map_error("SLOTS"))?;
+        self.ports
+            .insert(port.ifindex, slot, 0)
+            .map_err(map_error("PORTS"))
+    }
+
+    /// Stops serving a port; its slot has no way in or out any more. An interface that is gone took its filter along.
+    ///
+    /// # Errors
+    /// When the kernel refuses; whatever could be undone is.
+    pub fn close_port(&mut self, name: &str) -> Result<(), DataPlaneError> {
+        let Some(OpenPort {
+            ifindex,
+            slot,
+            filter,
+        }) = self.open.remove(name)
+        else {
+            return Ok(());
+        };
+        let unmapped = match self.ports.remove(&ifindex) {
+            Err(aya::maps::MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(cause) => Err(map_error("PORTS")(cause)),
+        };
+        let cleared = self
+            .slots
+            .set(index_of(slot), SlotEntry::default(), 0)
+            .map_err(map_error("SLOTS"));
+        let detached = load::classifier(&mut self.ebpf, PORT_INGRESS).and_then(|program| {
+            match program.detach(filter) {
+                Err(cause) if is_gone(&cause) => Ok(()),
+                Err(cause) => Err(DataPlaneError::Detach {
+                    interface: name.to_owned(),
+                    cause: Box::new(cause),
+                }),
+                Ok(()) => Ok(()),
+            }
+        });
+        unmapped.and(cleared).and(detached)
+    }
+
+    /// Every counter with its sum over the CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, DataPlaneError> {
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let values = self
+                    .counters
+                    .get(&(*counter as u32), 0)
+                    .map_err(map_error("COUNTERS"))?;
+                Ok((*counter, values.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// The loaded object, for `BPF_PROG_TEST_RUN` and the logger.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, DataPlaneError> {
+    ebpf.take_map(name).ok_or(DataPlaneError::Missing(name))
+}
+
+fn map_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> DataPlaneError {
+    move |cause| DataPlaneError::Map { name, cause }
+}
+
+/// Puts a program on an interface's ingress by netlink (clsact): a hundredth of what TCX costs a port, the same on every
+/// kernel, and replaced in place where an earlier daemon left one.
+fn attach(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    interface: &str,
+) -> Result<SchedClassifierLinkId, DataPlaneError> {
+    let failed = |cause: ProgramError| DataPlaneError::Attach {
+        program,
+        interface: interface.to_owned(),
+        cause: Box::new(cause),
+    };
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(cause) => return Err(failed(cause.into())),
+    }
+    let classifier = load::classifier(ebpf, program)?;
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    });
+    match classifier.attach_with_options(interface, TcAttachType::Ingress, options) {
+        Err(cause) if errno(&cause) == Some(libc::EEXIST) => {
+            let left = SchedClassifierLink::attached(
+                interface,
+                TcAttachType::Ingress,
+                PRIORITY,
+                HANDLE,
+                None,
+            )
+            .map_err(|cause| failed(TcError::IoError(cause).into()))?;
+            classifier.attach_to_link(left).map_err(failed)
+        }
+        attached => attached.map_err(failed),
+    }
+}
+
+/// Whether the interface, and the filter with it, was gone already.
+fn is_gone(cause: &ProgramError) -> bool {
+    matches!(
+        errno(cause),
+        Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)
+    )
+}
+
+/// The kernel's error number somewhere in the chain of causes.
+fn errno(cause: &ProgramError) -> Option<i32> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(cause);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The IPv6 prefix that holds all tag addresses, local to the responder's namespace.
+#[must_use]
+pub fn tag_prefix_v6() -> (std::net::Ipv6Addr, u8) {
+    let [a, b, c, d] = imds_ebpf::abi::slot::TAG_V6_PREFIX;
+    (std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0), 64)
+}

@@ -1,0 +1,11 @@
+//! The responder: a process of its own that answers guests and can do nothing else.
+//!
+//! [`namespace`] is the network namespace that it lives in, [`confine`] what it gives up before it reads a guest's first
+//! byte, [`protocol`] what the daemon and it say to each other, [`process`] its own main function, and [`supervisor`] the
+//! daemon's side: it starts the process, feeds it and replaces it when it dies.
+
+pub mod confine;
+pub mod namespace;
+pub mod process;
+pub mod protocol;
+pub mod supervisor;
