@@ -499,4 +499,49 @@ mod tests {
         assert_eq!(name.option(), " --name test-17");
         assert_eq!(DEFAULT_NAME.parse::<LabName>().unwrap().option(), "");
     }
+
+    /// Whether the lab could not come up, and for which reason.
+    fn check_nothing_stays(name: &str, program: &str, expected: &str) {
+        if !nix::unistd::geteuid().is_root() {
+            #[expect(
+                clippy::print_stderr,
+                reason = "a skip is said where whoever runs the tests sees it"
+            )]
+            {
+                eprintln!("skipped: a lab needs root");
+            }
+            return;
+        }
+        let name: LabName = format!("{name}-{}", std::process::id()).parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut steps = Vec::new();
+        let up = up(&name, Path::new(program), SystemTime::UNIX_EPOCH, |step| {
+            steps.push(step)
+        });
+        let error = runtime.block_on(up).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(steps, [Step::Wiring, Step::Configuring, Step::Starting]);
+        for netns in name.all_netns() {
+            assert!(!NetNs::exists(&netns), "{netns} is left");
+        }
+        assert!(!name.state_dir().exists(), "the state directory is left");
+        assert!(
+            !runtime.block_on(down(&name)).unwrap(),
+            "down finds something"
+        );
+    }
+
+    #[test]
+    fn nothing_stays_when_the_daemon_ends_at_once() {
+        let expected = "the daemon ended before it was ready (exit status: 1); it said: nothing";
+        check_nothing_stays("ends", "/bin/false", expected);
+    }
+
+    #[test]
+    fn nothing_stays_when_there_is_no_daemon_to_start() {
+        check_nothing_stays("none", "/nonexistent/imds", "start /nonexistent/imds");
+    }
 }
