@@ -158,17 +158,14 @@ pub async fn up(
     now: SystemTime,
     progress: impl FnMut(Step),
 ) -> Result<Up, LabError> {
-    if is_running(name)? {
+    let status = status(name)?;
+    if status.is_complete() {
         return Ok(Up::Already);
     }
-    if let Some(netns) = name
-        .all_netns()
-        .into_iter()
-        .find(|netns| NetNs::exists(netns))
-    {
+    if let Some(left) = status.left_over() {
         return Err(LabError::Half {
             name: name.clone(),
-            left: format!("network namespace {netns}"),
+            left,
         });
     }
     // Whoever makes the directory owns the name: of two at once, one goes on.
@@ -265,10 +262,30 @@ pub struct LabStatus {
     pub is_up: bool,
     /// The daemon's process, if it runs.
     pub daemon_pid: Option<u32>,
+    /// Whether the daemon serves every port.
+    pub is_ready: bool,
     /// Where the daemon keeps its state, for `imds status --state-dir`.
     pub state_dir: PathBuf,
     /// The guests.
     pub guests: Vec<GuestStatus>,
+}
+
+impl LabStatus {
+    /// Whether nothing is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_up && self.is_ready && self.guests.iter().all(|guest| guest.is_up)
+    }
+
+    /// What is there of a lab that is not complete, if anything is.
+    fn left_over(&self) -> Option<String> {
+        let guest = self.guests.iter().find(|guest| guest.is_up);
+        match self.daemon_pid {
+            Some(pid) => Some(format!("daemon {pid} is not ready yet")),
+            None if self.is_up => Some("its daemon does not run".to_owned()),
+            None => guest.map(|guest| format!("network namespace {}", guest.netns)),
+        }
+    }
 }
 
 /// One guest of a lab.
@@ -295,9 +312,8 @@ pub struct GuestStatus {
 /// # Errors
 /// When its state cannot be read.
 pub fn status(name: &LabName) -> Result<LabStatus, LabError> {
-    let daemon_pid = Record::read(&name.state_dir())?
-        .and_then(|record| record.daemon)
-        .filter(record::Process::is_alive);
+    let record = Record::read(&name.state_dir())?.unwrap_or_default();
+    let daemon = record.daemon.filter(record::Process::is_alive);
     let guests = Guest::ALL.map(|guest| GuestStatus {
         name: guest,
         netns: name.guest_netns(guest),
@@ -310,19 +326,11 @@ pub fn status(name: &LabName) -> Result<LabStatus, LabError> {
     Ok(LabStatus {
         name: name.to_string(),
         is_up: NetNs::exists(&name.host_netns()),
-        daemon_pid: daemon_pid.map(|process| process.pid),
+        daemon_pid: daemon.map(|process| process.pid),
+        is_ready: record.is_ready && daemon.is_some(),
         state_dir: name.state_dir(),
         guests: guests.into(),
     })
-}
-
-fn is_running(name: &LabName) -> Result<bool, LabError> {
-    let status = status(name)?;
-    Ok(
-        status.daemon_pid.is_some()
-            && status.is_up
-            && status.guests.iter().all(|guest| guest.is_up),
-    )
 }
 
 fn make_state_dir(name: &LabName) -> Result<(), LabError> {
@@ -384,7 +392,7 @@ fn write(path: &Path, text: &str) -> Result<(), LabError> {
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// Something of this name is there, but no whole lab.
-    #[error("half a lab named `{name}` is there ({left}): remove it with `imds lab down{}`", name.option())]
+    #[error("lab `{name}` is there by halves ({left}): remove it with `imds lab down{}`", name.option())]
     Half {
         /// The lab's name.
         name: LabName,
