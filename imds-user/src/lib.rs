@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod http;
@@ -14,4 +15,6 @@ pub mod instance;
 pub mod lab;
 pub mod metadata;
 pub mod netns;
+pub mod responder;
+pub mod state;
 pub mod token;

@@ -1,1 +1,57 @@
-//! Harness.
+//! Harness of the integration tests: a host and its guests as network namespaces, and the real binary between them.
+//!
+//! A test reads like a story:
+//!
+//! ```no_run
+//! use imds_tests::Host;
+//!
+//! let Some(mut host) = Host::new() else { return };
+//! let web = host.guest("web").routed("10.0.0.10").tokens_required().up();
+//! let _daemon = host.start();
+//! let token = web.put_token(60);
+//! assert_eq!(web.get_with_token("/latest/meta-data/instance-id", &token).text(), web.id());
+//! ```
+//!
+//! Everything belongs to the value that made it and is undone when that value is dropped, also by a panic. Namespaces
+//! have no name: they live as long as a handle on them, so that even a killed test leaves none behind. No namespace
+//! has a way out to the machine's own network, where a metadata service that is not ours may answer.
+//!
+//! What the machine lacks is a skip with a printed reason, never a silent success: see [`skip`].
+
+mod binary;
+mod daemon;
+mod frame;
+mod guest;
+mod host;
+mod http;
+mod instance;
+mod namespace;
+mod process;
+mod skip;
+mod tap;
+mod vm;
+
+pub use binary::{imds, imds_path};
+pub use daemon::Daemon;
+pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
+pub use guest::{Guest, GuestBuilder, PersistentTap};
+pub use host::Host;
+pub use http::{Address, Connection, Response};
+pub use instance::InstanceText;
+pub use namespace::Namespace;
+pub use process::{
+    ProcessStatus, allow_open_files, children_of, eventually, is_alive, network_of, program_exists,
+    programs_of, run, users_of_network,
+};
+pub use skip::{has_command, needs_root, skip};
+pub use tap::Tap;
+pub use vm::Machine;
+
+/// Where a guest asks who it is.
+pub const INSTANCE_ID: &str = "/latest/meta-data/instance-id";
+/// Where it mints tokens.
+pub const TOKEN: &str = "/latest/api/token";
+/// The header field with which it asks for one.
+pub const TTL_FIELD: &str = "X-aws-ec2-metadata-token-ttl-seconds";
+/// The header field with which it shows one.
+pub const TOKEN_FIELD: &str = "X-aws-ec2-metadata-token";

@@ -7,6 +7,8 @@
 mod completions;
 mod doctor;
 mod lab;
+mod respond;
+mod run;
 mod status;
 mod table;
 
@@ -71,6 +73,9 @@ struct Cli {
 /// What can be typed after `imds`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Run(run::Run),
+    #[command(hide = true)]
+    Respond(respond::Respond),
     Lab(lab::Lab),
     Status(status::Status),
     Doctor(doctor::Doctor),
@@ -81,12 +86,26 @@ impl Command {
     /// Does it.
     pub(crate) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Run(run) => run.run(out),
+            Self::Respond(respond) => respond.run(out),
             Self::Lab(lab) => lab.run(out),
             Self::Status(status) => status.run(out),
             Self::Doctor(doctor) => doctor.run(out),
             Self::Completions(completions) => completions.run(out),
         }
     }
+}
+
+/// The log of the long-running commands: standard error, for journald or a terminal.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_target(false)
+        .init();
 }
 
 /// Understands a command line. Help and version are printed here; so is what is wrong.

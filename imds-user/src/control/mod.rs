@@ -6,6 +6,7 @@
 //! [`client`].
 
 pub mod client;
+pub mod server;
 
 use std::collections::BTreeMap;
 

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use crate::instance::{Host, Instance};
+use crate::instance::{Host, Instance, Published, UnixSeconds};
 
 /// Connections that one guest may hold open. EC2 has a limit too and does not say which; the longest idle one gives way,
 /// so a guest that leaks connections still gets answers.
@@ -31,8 +31,7 @@ pub struct Guests {
 
 /// One guest: its instance as of now, and what stays when the instance changes.
 pub struct Guest {
-    /// What it is told.
-    pub instance: Instance,
+    state: Arc<Published>,
     /// What it did.
     pub tally: Arc<Tally>,
     connections: Arc<Connections>,
@@ -90,14 +89,14 @@ impl Guests {
     }
 
     /// Adds guests and replaces the instances of known ones; their counts and connections stay.
-    pub fn upsert(&self, instances: Vec<(u32, Instance)>) {
+    pub fn upsert(&self, states: Vec<(u32, Arc<Published>)>) {
         let mut next = HashMap::clone(&self.by_slot.load());
-        for (slot, instance) in instances {
+        for (slot, state) in states {
             let (tally, connections) = next
                 .get(&slot)
                 .map(|known| (Arc::clone(&known.tally), Arc::clone(&known.connections)))
                 .unwrap_or_default();
-            next.insert(slot, Arc::new(Guest { instance, tally, connections }));
+            next.insert(slot, Arc::new(Guest { state, tally, connections }));
         }
         self.by_slot.store(Arc::new(next));
     }
@@ -138,6 +137,16 @@ impl Guests {
 }
 
 impl Guest {
+    /// What it is told.
+    pub fn instance(&self) -> &Instance {
+        &self.state.instance
+    }
+
+    /// When its metadata was last published.
+    pub fn published(&self) -> UnixSeconds {
+        self.state.at
+    }
+
     /// How many connections it has open.
     pub fn open_connections(&self) -> usize {
         self.connections.len()

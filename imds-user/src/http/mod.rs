@@ -2,7 +2,9 @@
 //!
 //! [`respond::respond`] holds every rule of the service and does no I/O; the edge around it reads, calls and writes.
 
+pub mod guests;
 pub mod head;
 pub mod respond;
 pub mod response;
+pub mod server;
 pub mod status;

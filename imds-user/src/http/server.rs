@@ -2,10 +2,9 @@
 //! answered is decided by [`respond`].
 
 use std::{
-    convert::Infallible,
-    future::{Future, pending, ready},
+    future::{pending, ready},
     io,
-    net::{IpAddr, SocketAddr, TcpListener as StdTcpListener},
+    net::{SocketAddr, TcpListener as StdTcpListener},
     pin::Pin,
     sync::{
         Arc,
@@ -35,15 +34,13 @@ use super::{
 };
 use crate::{
     instance::{AddressFamily, Slot, UnixMillis},
-    token::{NONCE_BYTES, TokenKeys},
+    token::TokenKeys,
 };
 
 /// How long a connection may go without an answer: to send its request, to take its answer, or idle.
 const IDLE_MAX: Duration = Duration::from_secs(20);
-/// The largest request head, bytes. hyper keeps no less; SDKs send a few hundred.
-pub const HEAD_BYTES_MAX: usize = 8192;
-/// Header fields in a request.
-const HEADERS_MAX: usize = 100;
+/// The largest request head, bytes. SDKs send a few hundred; hyper answers 431 above it.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Pause after the kernel could not give us a connection (descriptors, memory), so that the wait is not a busy one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -117,8 +114,8 @@ fn caller_of(server: &Server, stream: &TcpStream) -> Option<(Caller, Arc<Guest>)
         SocketAddr::V4(address) => (Slot::from_tag_v4(*address.ip())?, AddressFamily::Ipv4),
         SocketAddr::V6(address) => (Slot::from_tag_v6(*address.ip())?, AddressFamily::Ipv6),
     };
-    let guest = server.guests.get(slot.number())?;
-    guest.instance.accepts(family).then_some((Caller { slot, family }, guest))
+    let guest = server.guests.get(slot.raw())?;
+    guest.instance().accepts(family).then_some((Caller { slot, family }, guest))
 }
 
 /// Ends a connection with a RST.
@@ -174,14 +171,14 @@ fn answer(
     request: &Request<Incoming>,
 ) -> Result<HyperResponse<Full<Bytes>>, Gone> {
     connection.active_millis.store(server.now_millis(), Ordering::Relaxed);
-    let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
+    let guest = server.guests.get(caller.slot.raw()).ok_or(Gone)?;
     let host = server.guests.host().ok_or(Gone)?;
-    if !guest.instance.accepts(caller.family) {
+    if !guest.instance().accepts(caller.family) {
         return Err(Gone);
     }
     let services =
-        Services { host: &host, token_keys: &server.token_keys, nonce: &nonce, published: guest.published };
-    let response = respond(&RequestHead::of(request), &guest.instance, &services, now());
+        Services { host: &host, token_keys: &server.token_keys, nonce: &nonce, published: guest.published() };
+    let response = respond(&RequestHead::of(request), guest.instance(), &services, now());
     tally(&guest, &response);
     if let Some(limit) = response.hop_limit {
         // Before hyper writes the answer, and never raised again: a retransmitted segment has the TTL of the moment.
@@ -207,8 +204,8 @@ fn now() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn nonce() -> [u8; NONCE_BYTES] {
-    let mut nonce = [0; NONCE_BYTES];
+fn nonce() -> [u8; 12] {
+    let mut nonce = [0; 12];
     // Without randomness no token may be made; this ends the one request (hyper's task), not the process.
     getrandom::fill(&mut nonce).expect("the kernel has randomness once it has booted");
     nonce

@@ -14,6 +14,7 @@ pub mod host;
 pub mod id;
 pub mod network;
 pub mod options;
+pub mod published;
 pub mod slot;
 pub mod time;
 
@@ -30,6 +31,7 @@ pub use id::{
     VpcId,
 };
 pub use network::{Ipv4Cidr, Ipv6Cidr, MacAddress, NetworkInterface, SecurityGroup, Subnet};
+pub use published::Published;
 pub use options::{AddressFamily, MetadataOptions, Switch, TokenUse};
 pub use slot::Slot;
 pub use time::{UnixMillis, UnixSeconds};

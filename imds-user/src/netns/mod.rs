@@ -7,6 +7,7 @@
 
 pub mod link;
 pub mod sysctl;
+pub mod uplink;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -23,7 +23,7 @@ use crate::{
         guests::Guests,
         server::{self, Server},
     },
-    token::TokenKey,
+    token::{TokenKey, TokenKeys},
 };
 
 /// Why a responder could not serve.
@@ -63,7 +63,7 @@ async fn attend(line: StdUnixStream, listeners: [TcpListener; 2]) -> Result<(), 
         return Err(ProcessError::Daemon(io::Error::other("no introduction")));
     };
     let guests = Arc::new(Guests::default());
-    let server = Arc::new(Server::new(Arc::clone(&guests), TokenKey::new(token_key)));
+    let server = Arc::new(Server::new(Arc::clone(&guests), TokenKeys { current: TokenKey::new(token_key), previous: None }));
     let gate = Arc::new(OnceLock::new());
     start_workers(&server, &gate, &listeners, workers)?;
     drop(listeners);

@@ -7,13 +7,14 @@ use std::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::net::UnixStream as StdUnixStream,
     },
+    sync::Arc,
 };
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::instance::{Host, Instance};
+use crate::instance::{Host, Published};
 
 /// A frame's bound: a chunk of instances, each with the largest user data that there is, stays below it.
 const FRAME_BYTES_MAX: u32 = 64 << 20;
@@ -35,7 +36,7 @@ pub enum ToResponder {
     /// What all instances share.
     Host(Host),
     /// New instances and new states of known ones, by slot. Each state is seen whole by the next request.
-    Upsert(Vec<(u32, Instance)>),
+    Upsert(Vec<(u32, Arc<Published>)>),
     /// These are gone: their connections are closed.
     Remove(Vec<u32>),
     /// When everything before is in force, say [`FromResponder::Applied`] with this number.

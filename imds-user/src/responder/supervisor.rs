@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use super::protocol::{self, CHUNK_INSTANCES, Counters, FromResponder, ToResponder};
 use crate::{
-    instance::{Host, Instance},
+    instance::{Host, Published},
     netns::NetNs,
 };
 
@@ -76,7 +76,7 @@ pub struct Update {
     /// What all instances share, if that changed.
     pub host: Option<Host>,
     /// New instances and new states of known ones, by slot.
-    pub upsert: Vec<(u32, Arc<Instance>)>,
+    pub upsert: Vec<(u32, Arc<Published>)>,
     /// Slots whose instance is gone.
     pub remove: Vec<u32>,
 }
@@ -126,7 +126,9 @@ impl Responder {
     pub async fn update(&self, update: Update) -> Result<(), ResponderError> {
         let (done, applied) = oneshot::channel();
         self.commands.send(Order::Update(update, done)).await.map_err(|_| ResponderError::Stopped)?;
-        applied.await.map_err(|_| ResponderError::Stopped)
+        // An error means that the process died before it said so; the next one starts with the change.
+        drop(applied.await);
+        if self.commands.is_closed() { Err(ResponderError::Stopped) } else { Ok(()) }
     }
 
     /// What was counted for each slot since the daemon started. What a responder counted since the last question is lost
@@ -158,7 +160,7 @@ impl Responder {
 #[derive(Debug, Default)]
 struct Desired {
     host: Option<Host>,
-    instances: HashMap<u32, Arc<Instance>>,
+    instances: HashMap<u32, Arc<Published>>,
 }
 
 impl Desired {
@@ -358,8 +360,7 @@ impl Running {
             protocol::send(&mut self.writer, &ToResponder::Remove(update.remove.clone())).await?;
         }
         for chunk in update.upsert.chunks(CHUNK_INSTANCES) {
-            let instances = chunk.iter().map(|(slot, instance)| (*slot, Instance::clone(instance))).collect();
-            protocol::send(&mut self.writer, &ToResponder::Upsert(instances)).await?;
+            protocol::send(&mut self.writer, &ToResponder::Upsert(chunk.to_vec())).await?;
         }
         protocol::send(&mut self.writer, &ToResponder::Apply(self.revision)).await
     }
@@ -369,7 +370,7 @@ impl Running {
             FromResponder::Applied(revision) => {
                 for (_, done) in self.waiting.extract_if(.., |(number, _)| *number <= revision) {
                     // Whoever asked may have gone.
-                    drop(done.send(()));
+                    done.send(()).ok();
                 }
             }
             FromResponder::Counters(counted) => {

@@ -1,0 +1,56 @@
+//! `imds run`: the daemon.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::Args;
+use imds_user::{
+    daemon::{self, Options},
+    dataplane::load::KernelLog,
+};
+
+use super::STATE_DIR;
+
+const EXAMPLES: &str = "\
+Examples:
+  imds run --config /etc/imds.toml
+  imds run --config lab.toml --state-dir /run/imds-lab   a second daemon, in a namespace of its own
+  kill -HUP $(pidof -s imds)                             read the configuration again
+
+Set RUST_LOG=debug for more in the log.";
+
+/// Serve this host's guests until SIGTERM; SIGHUP reads the configuration again
+///
+/// The configuration is checked as a whole before anything is touched. When the daemon stops, everything that it made is
+/// gone again: programs, filters, the responder and its namespace. Guests are then on their own: where this host has a
+/// metadata service itself (a cloud host), block it for them before you stop the daemon.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Run {
+    /// The configuration file (TOML; see docs/configuration.md)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where keys and the control socket live; one daemon per directory
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// Threads that answer guests [default: one for each CPU, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: Option<u16>,
+    /// Log every packet that the programs in the kernel drop (slow; off costs nothing)
+    #[arg(long)]
+    log_packets: bool,
+}
+
+impl Run {
+    pub(crate) fn run(self, _out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        super::log_to_stderr();
+        let kernel_log = if self.log_packets { KernelLog::Debug } else { KernelLog::Off };
+        let Self { config, state_dir, workers, .. } = self;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        runtime.block_on(daemon::run(Options { config, state_dir, workers, kernel_log }))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,421 @@
+//! `imds run`: builds everything, wires it, serves until it is told to stop, and takes it down again.
+//!
+//! What the operator wrote is checked as a whole before anything is touched, at start and at every reload.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{self, ConfigError, Guest, Settings},
+    control::{self, Answer, DaemonStatus, PortStatus, Request, ResponderStatus, StatusReport, server::Question},
+    dataplane::{
+        DataPlane, DataPlaneError, Port,
+        load::KernelLog,
+        slots::{SlotAllocator, SlotsExhausted},
+    },
+    instance::{Host, Published, TokenUse, UnixSeconds},
+    netns::{
+        link::{Link, LinkError, Links},
+        uplink::uplinks,
+    },
+    responder::{
+        namespace::{NamespaceError, ResponderNamespace},
+        protocol::Counters,
+        supervisor::{Responder, ResponderError, Start, Update},
+    },
+    state::{StateDir, StateError},
+};
+
+/// What `imds run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where keys and the control socket live.
+    pub state_dir: PathBuf,
+    /// Threads of the responder; as many as there are CPUs, but no more than four, when none is given.
+    pub workers: Option<u16>,
+    /// What the programs in the kernel log.
+    pub kernel_log: KernelLog,
+}
+
+/// Why the daemon did not start or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Not root.
+    #[error("only root can load programs and make namespaces: run it with sudo")]
+    NotRoot,
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A port's interface is not there.
+    #[error("interface {port} of instance {instance} is not there: make it first, or correct `port` in the configuration (`ip -br link` lists what is there)")]
+    NoInterface {
+        /// The interface.
+        port: String,
+        /// The instance's name.
+        instance: String,
+    },
+    /// A port's interface cannot be a port.
+    #[error("interface {port} cannot be the port of instance {instance}: {why}")]
+    NotAPort {
+        /// The interface.
+        port: String,
+        /// The instance's name.
+        instance: String,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Programs, maps or filters.
+    #[error(transparent)]
+    DataPlane(#[from] DataPlaneError),
+    /// No slot is left.
+    #[error(transparent)]
+    Slots(#[from] SlotsExhausted),
+    /// The responder's namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The responder.
+    #[error(transparent)]
+    Responder(#[from] ResponderError),
+    /// The interfaces could not be listed.
+    #[error(transparent)]
+    Links(#[from] LinkError),
+    /// Something else of the system.
+    #[error("{what}: {cause}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. Nothing is left behind.
+///
+/// # Errors
+/// When something that is needed is wrong or missing; whatever was made is removed again.
+pub async fn run(options: Options) -> Result<(), DaemonError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(DaemonError::NotRoot);
+    }
+    let signals = Signals::install()?;
+    let state = StateDir::open(&options.state_dir)?;
+    let settings = config::load(&options.config, &state.installation()?)?;
+    let wanted = find_ports(settings.guests).await?;
+
+    let name = state.namespace_name();
+    let served = serve(options, &state, settings.host, wanted, signals).await;
+    let removed = ResponderNamespace::remove(&name).await;
+    served.and(removed.map_err(DaemonError::from))
+}
+
+/// Builds, serves and dismantles all but the namespace, which is removed last.
+async fn serve(
+    options: Options,
+    state: &StateDir,
+    host: Host,
+    wanted: Wanted,
+    signals: Signals,
+) -> Result<(), DaemonError> {
+    let mut daemon = Daemon::build(options, state, host).await?;
+    let outcome = daemon.serve(state, wanted, signals).await;
+    daemon.dismantle().await;
+    outcome
+}
+
+/// Guests by the name of their port, with the interface behind it.
+type Wanted = BTreeMap<String, (Guest, Port)>;
+
+struct Daemon {
+    options: Options,
+    started: UnixSeconds,
+    workers: u16,
+    dataplane: DataPlane,
+    slots: SlotAllocator,
+    responder: Responder,
+    host: Host,
+    /// By the name of the port.
+    served: BTreeMap<String, Served>,
+}
+
+/// A guest that is served.
+struct Served {
+    name: Box<str>,
+    port: Port,
+    slot: u32,
+    state: Arc<Published>,
+}
+
+impl Daemon {
+    async fn build(options: Options, state: &StateDir, host: Host) -> Result<Self, DaemonError> {
+        let ResponderNamespace { netns, host_end, listeners } =
+            ResponderNamespace::create(&state.namespace_name()).await?;
+        let mut dataplane = DataPlane::load(&host_end, options.kernel_log)?;
+        if options.kernel_log != KernelLog::Off {
+            dataplane.forward_log()?;
+        }
+        let workers = options.workers.unwrap_or_else(default_workers);
+        let token_key = Zeroizing::new(state.token_key()?);
+        let start = Start { netns, listeners, token_key, workers };
+        let initial = Update { host: Some(host.clone()), ..Update::default() };
+        let responder = Responder::start(start, initial).await?;
+        Ok(Self {
+            options,
+            started: now(),
+            workers,
+            dataplane,
+            slots: SlotAllocator::default(),
+            responder,
+            host,
+            served: BTreeMap::new(),
+        })
+    }
+
+    async fn serve(&mut self, state: &StateDir, wanted: Wanted, mut signals: Signals) -> Result<(), DaemonError> {
+        self.apply(self.host.clone(), wanted).await?;
+        let mut questions = control::server::listen(&state.socket())
+            .map_err(|cause| DaemonError::System { what: "listen on the control socket", cause })?;
+        notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!("serving {} guests", self.served.len());
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.reload.recv() => self.reload(state).await,
+                Some(question) = questions.recv() => self.answer(question).await,
+            }
+        }
+        notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("stopping");
+        Ok(())
+    }
+
+    /// Takes everything down; an error is logged and the rest goes on.
+    async fn dismantle(mut self) {
+        let ports: Vec<String> = self.served.keys().cloned().collect();
+        for port in ports {
+            if let Err(error) = self.dataplane.close_port(&port) {
+                tracing::error!("{error}");
+            }
+        }
+        self.responder.stop().await;
+    }
+
+    /// Reads the configuration again. A wrong one changes nothing.
+    async fn reload(&mut self, state: &StateDir) {
+        notify(&[sd_notify::NotifyState::Reloading]);
+        match self.try_reload(state).await {
+            Ok(()) => tracing::info!("reloaded: serving {} guests", self.served.len()),
+            Err(error) => tracing::error!("reload: {error}"),
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
+        let settings: Settings = config::load(&self.options.config, &state.installation()?)?;
+        let wanted = find_ports(settings.guests).await?;
+        self.apply(settings.host, wanted).await
+    }
+
+    /// Makes what is served what is wanted. Guests that did not change notice nothing.
+    async fn apply(&mut self, host: Host, wanted: Wanted) -> Result<(), DaemonError> {
+        let mut update = Update::default();
+        if host != self.host {
+            update.host = Some(host.clone());
+            self.host = host;
+        }
+        self.close_unwanted(&wanted, &mut update)?;
+        let fresh = self.publish(wanted, &mut update)?;
+        let released = update.remove.clone();
+        self.responder.update(update).await?;
+        // The responder ended their connections, so no packet and no socket carries these slots any more.
+        for slot in released {
+            self.slots.release(slot);
+        }
+        for guest in fresh {
+            self.dataplane.open_port(&guest.port, guest.slot)?;
+            self.served.insert(guest.port.name.clone(), guest);
+        }
+        Ok(())
+    }
+
+    fn close_unwanted(&mut self, wanted: &Wanted, update: &mut Update) -> Result<(), DaemonError> {
+        let is_unwanted =
+            |(name, guest): &(&String, &Served)| !wanted.get(*name).is_some_and(|wanted| guest.is_still(wanted));
+        let unwanted: Vec<String> = self.served.iter().filter(is_unwanted).map(|(name, _)| name.clone()).collect();
+        for port in unwanted {
+            self.dataplane.close_port(&port)?;
+            if let Some(guest) = self.served.remove(&port) {
+                update.remove.push(guest.slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes new states of guests that are served, and gives slots to new ones, whose ports are still to be opened.
+    fn publish(&mut self, wanted: Wanted, update: &mut Update) -> Result<Vec<Served>, DaemonError> {
+        let at = now();
+        let mut fresh = Vec::new();
+        for (port_name, (Guest { name, instance, .. }, port)) in wanted {
+            let known = self.served.get_mut(&port_name);
+            if let Some(known) = known {
+                known.name = name;
+                if known.state.instance != instance {
+                    known.state = Arc::new(Published { at, instance });
+                    update.upsert.push((known.slot, Arc::clone(&known.state)));
+                }
+                continue;
+            }
+            let guest = Served { name, port, slot: self.slots.allocate()?, state: Arc::new(Published { at, instance }) };
+            update.upsert.push((guest.slot, Arc::clone(&guest.state)));
+            fresh.push(guest);
+        }
+        Ok(fresh)
+    }
+
+    async fn answer(&self, question: Question) {
+        let answer = match question.request {
+            Request::Status {} => match self.report().await {
+                Ok(report) => Answer::Status(Box::new(report)),
+                Err(error) => Answer::Error { error: error.to_string() },
+            },
+        };
+        // The client may have gone.
+        question.answer.send(answer).ok();
+    }
+
+    async fn report(&self) -> Result<StatusReport, DaemonError> {
+        let counters = self.responder.counters().await?;
+        let packets = self.dataplane.counters()?;
+        let (drops, packets) = packets.into_iter().partition::<Vec<_>, _>(|(counter, _)| counter.is_drop());
+        let named = |counted: Vec<(crate::dataplane::Counter, u64)>| {
+            counted.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect()
+        };
+        let responder = self.responder.status();
+        Ok(StatusReport {
+            daemon: DaemonStatus {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started_unix_seconds: self.started.0,
+                config: self.options.config.display().to_string(),
+            },
+            responder: ResponderStatus {
+                pid: responder.pid,
+                restarts: responder.restarts,
+                workers: self.workers.into(),
+            },
+            ports: self.served.values().map(|guest| guest.report(counters.get(&guest.slot))).collect(),
+            drops: named(drops),
+            packets: named(packets),
+        })
+    }
+}
+
+impl Served {
+    /// Whether this is the same guest on the same interface, whatever changed in its metadata. An interface that was made
+    /// anew under the old name is another one.
+    fn is_still(&self, (guest, port): &(Guest, Port)) -> bool {
+        self.port == *port && self.state.instance.id == guest.instance.id
+    }
+
+    fn report(&self, counters: Option<&Counters>) -> PortStatus {
+        let counters = counters.copied().unwrap_or_default();
+        let instance = &self.state.instance;
+        PortStatus {
+            port: self.port.name.clone(),
+            ifindex: self.port.ifindex,
+            slot: self.slot,
+            instance_id: instance.id.as_str().to_owned(),
+            name: self.name.to_string(),
+            http_tokens: match instance.options.http_tokens {
+                TokenUse::Optional => "optional",
+                TokenUse::Required => "required",
+            }
+            .to_owned(),
+            requests: counters.requests,
+            tokens_issued: counters.tokens_issued,
+            no_token: counters.no_token,
+            no_token_rejected: counters.no_token_rejected,
+            connections: counters.connections,
+        }
+    }
+}
+
+/// Finds the interface of every guest.
+async fn find_ports(guests: Vec<Guest>) -> Result<Wanted, DaemonError> {
+    let links = Links::open()?.list().await?;
+    let links: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+    let uplinks = uplinks().map_err(|cause| DaemonError::System { what: "read the routes", cause })?;
+    guests
+        .into_iter()
+        .map(|guest| {
+            let port = port_of(&guest, &links, &uplinks)?;
+            Ok((port.name.clone(), (guest, port)))
+        })
+        .collect()
+}
+
+fn port_of(guest: &Guest, links: &BTreeMap<&str, &Link>, uplinks: &BTreeSet<String>) -> Result<Port, DaemonError> {
+    let (port, instance) = (guest.port.to_string(), guest.name.to_string());
+    let Some(link) = links.get(port.as_str()) else {
+        return Err(DaemonError::NoInterface { port, instance });
+    };
+    let why = if !link.is_ethernet {
+        "it carries no Ethernet frames"
+    } else if uplinks.contains(&port) {
+        "a default route of the host leaves by it, so it is an uplink: what comes in there is no guest's"
+    } else if link.kind == "bridge" {
+        "it is a bridge: name the interfaces of its guests instead, each of which is a port of its own"
+    } else {
+        let has_peer_elsewhere = link.kind == "veth" && link.peer_netnsid.is_some();
+        return Ok(Port { name: port, ifindex: link.index, has_peer_elsewhere });
+    };
+    Err(DaemonError::NotAPort { port, instance, why })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, DaemonError> {
+        let on = |kind| signal(kind).map_err(|cause| DaemonError::System { what: "install a signal handler", cause });
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            reload: on(SignalKind::hangup())?,
+        })
+    }
+}
+
+fn default_workers() -> u16 {
+    const WORKERS_MAX: usize = 4;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cpus.min(WORKERS_MAX)).unwrap_or(1)
+}
+
+fn now() -> UnixSeconds {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixSeconds(since.as_secs())
+}
+
+/// Tells the service manager, if one started us and waits for it.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("tell the service manager: {error}");
+    }
+}

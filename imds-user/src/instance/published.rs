@@ -1,0 +1,14 @@
+//! An instance as it was last made known.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Instance, UnixSeconds};
+
+/// One state of an instance, and since when it is in force. Replaced whole at every change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// When this state was made known; what `Last-Modified` tells.
+    pub at: UnixSeconds,
+    /// The instance.
+    pub instance: Instance,
+}

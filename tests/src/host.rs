@@ -1,0 +1,224 @@
+//! A host: a network namespace with a state directory, in which the daemon runs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binary::imds_path;
+use crate::daemon::Daemon;
+use crate::guest::GuestBuilder;
+use crate::instance::InstanceText;
+use crate::namespace::Namespace;
+use crate::process::run;
+use crate::skip::{has_command, needs_root};
+
+/// Region, zone and account of every test host.
+const HOST_TABLE: &str = r#"region = "eu-central-1"
+availability-zone = "eu-central-1b"
+account-id = "123456789012"
+"#;
+
+/// The hardware address of every bridge: its own, because a bridge without one borrows its first port's and so hides
+/// that a routed packet of a bridged guest is addressed to somebody else than the port.
+const BRIDGE_MAC: &str = "02:62:72:00:00:01";
+
+/// A test host.
+pub struct Host {
+    namespace: Namespace,
+    dir: TempDir,
+    host_table: String,
+    instances: Vec<InstanceText>,
+    bridges: BTreeSet<String>,
+}
+
+impl Host {
+    /// Makes a host without guests; `None`, and a skip, where the machine does not allow it.
+    ///
+    /// # Panics
+    /// When a temporary directory cannot be made.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        if !needs_root() || !has_command("ip") {
+            return None;
+        }
+        let namespace = Namespace::new();
+        // Tests that want the reverse path filter ask for it; a machine's default must not decide.
+        namespace.sysctl("net/ipv4/conf/all/rp_filter", "0");
+        namespace.sysctl("net/ipv4/conf/default/rp_filter", "0");
+        let dir = tempfile::Builder::new()
+            .prefix("imds-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        let host_table = HOST_TABLE.to_owned();
+        Some(Self {
+            namespace,
+            dir,
+            host_table,
+            instances: Vec::new(),
+            bridges: BTreeSet::new(),
+        })
+    }
+
+    /// Begins a guest of this name (ten characters at most: interface names are short).
+    pub fn guest(&mut self, name: &str) -> GuestBuilder<'_> {
+        GuestBuilder::new(self, name)
+    }
+
+    /// Adds keys to the table `[host]`.
+    pub fn host_keys(&mut self, toml: &str) -> &mut Self {
+        self.host_table.push_str(toml);
+        self.host_table.push('\n');
+        self
+    }
+
+    /// Turns the strict reverse path filter on, for interfaces there are and will be.
+    pub fn filter_reverse_path(&mut self) -> &mut Self {
+        self.namespace.sysctl("net/ipv4/conf/all/rp_filter", "1");
+        self.namespace
+            .sysctl("net/ipv4/conf/default/rp_filter", "1");
+        self
+    }
+
+    /// The namespace that the daemon runs in.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// What the configuration says of one instance, to be changed before a start or a reload.
+    ///
+    /// # Panics
+    /// When no guest has this name.
+    pub fn instance(&mut self, name: &str) -> &mut InstanceText {
+        self.instances
+            .iter_mut()
+            .find(|instance| instance.name() == name)
+            .unwrap_or_else(|| panic!("no instance {name}"))
+    }
+
+    /// Takes an instance out of the configuration; its guest stays.
+    pub fn forget(&mut self, name: &str) {
+        self.instances.retain(|instance| instance.name() != name);
+    }
+
+    /// Puts an instance into the configuration as it is.
+    pub fn add_instance(&mut self, instance: InstanceText) {
+        self.instances.push(instance);
+    }
+
+    /// The configuration file as it stands.
+    #[must_use]
+    pub fn config(&self) -> String {
+        let instances: Vec<String> = self.instances.iter().map(InstanceText::to_toml).collect();
+        format!("[host]\n{}\n{}", self.host_table, instances.join("\n"))
+    }
+
+    /// Writes the configuration file.
+    pub fn write_config(&self) {
+        self.write_raw_config(&self.config());
+    }
+
+    /// Writes a configuration file of the test's own.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write_raw_config(&self, toml: &str) {
+        fs::write(self.config_path(), toml).expect("the temporary directory takes a file");
+    }
+
+    /// Where the configuration file lies.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("imds.toml")
+    }
+
+    /// Where the daemon keeps its state.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A directory for files of the test.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the daemon and returns when every port is served.
+    ///
+    /// # Panics
+    /// When it does not become ready within its bound; with its log.
+    #[must_use]
+    pub fn start(&self) -> Daemon {
+        self.write_config();
+        Daemon::start(
+            &self.namespace,
+            &self.config_path(),
+            &self.state_dir(),
+            &self.dir.path().join("notify"),
+        )
+    }
+
+    /// Runs `imds run` with the configuration file as it lies there, for starts that have to fail.
+    #[must_use]
+    pub fn run_to_the_end(&self) -> Output {
+        let (config, state_dir) = (self.config_path(), self.state_dir());
+        self.imds(&[
+            "run",
+            "--config",
+            text(&config),
+            "--state-dir",
+            text(&state_dir),
+        ])
+    }
+
+    /// Runs a command of `imds` in the host's namespace.
+    #[must_use]
+    pub fn imds(&self, args: &[&str]) -> Output {
+        let path = imds_path();
+        let mut argv = vec![text(&path)];
+        argv.extend(args);
+        self.namespace.enter(|| run(&argv))
+    }
+
+    /// What `imds status --json` says.
+    ///
+    /// # Panics
+    /// When it fails or prints something else than JSON.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        let output = self.imds(&["status", "--json", "--state-dir", text(&self.state_dir())]);
+        assert!(output.status.success(), "imds status: {output:?}");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("imds status printed no JSON: {error}: {output:?}"))
+    }
+
+    /// How many packets were counted under a name, such as `udp`.
+    ///
+    /// # Panics
+    /// When `imds status --json` has no such counter.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        let status = self.status();
+        let counters = [&status["drops"], &status["packets"]];
+        let counted = counters.into_iter().find_map(|counters| counters[name].as_u64());
+        counted.unwrap_or_else(|| panic!("no counter {name} in {status}"))
+    }
+
+    /// Makes sure of a bridge with a hardware address of its own.
+    pub(crate) fn bridge(&mut self, bridge: &str) {
+        if self.bridges.insert(bridge.to_owned()) {
+            self.namespace.ip(&format!(
+                "link add {bridge} address {BRIDGE_MAC} type bridge\nlink set {bridge} up"
+            ));
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}

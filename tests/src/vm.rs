@@ -1,0 +1,218 @@
+//! A real virtual machine: Debian's cloud kernel under QEMU, an initramfs of busybox and curl, and a tap on the host.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::host::Host;
+use crate::process::run;
+use crate::skip::{has_command, skip};
+
+/// What a kernel without built-in drivers needs for a virtio network card, in the order of their needs.
+const MODULES: [&str; 8] = [
+    "virtio/virtio_ring",
+    "virtio/virtio",
+    "virtio/virtio_pci_legacy_dev",
+    "virtio/virtio_pci_modern_dev",
+    "virtio/virtio_pci",
+    "net/core/failover",
+    "net/net_failover",
+    "net/virtio_net",
+];
+
+/// Programs of the guest: what it runs is a shell script over these.
+const BUSYBOX: &str = "busybox";
+
+/// A kernel to boot, with its modules, and the programs that are needed around it.
+pub struct Machine {
+    vmlinuz: PathBuf,
+    modules: PathBuf,
+}
+
+impl Machine {
+    /// Finds all that is needed; none, and a skip, where something is missing.
+    ///
+    /// `IMDS_TEST_KERNEL_DIR` names a folder with `boot/vmlinuz-*` and `lib/modules/*`, as an unpacked package of a
+    /// Debian kernel has them.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let Some(folder) = std::env::var_os("IMDS_TEST_KERNEL_DIR").map(PathBuf::from) else {
+            skip("IMDS_TEST_KERNEL_DIR names no kernel to boot");
+            return None;
+        };
+        let commands = ["qemu-system-x86_64", BUSYBOX, "cpio", "curl", "ldd"];
+        if !commands.into_iter().all(has_command) {
+            return None;
+        }
+        let vmlinuz = first_in(&folder.join("boot"), "vmlinuz-");
+        let modules = first_in(&folder.join("lib/modules"), "");
+        let (Some(vmlinuz), Some(modules)) = (vmlinuz, modules) else {
+            skip(&format!(
+                "{} has no boot/vmlinuz-* or no lib/modules/*",
+                folder.display()
+            ));
+            return None;
+        };
+        Some(Self { vmlinuz, modules })
+    }
+
+    /// Boots with a network card on a tap device of the host, runs `script` and returns what the console said.
+    ///
+    /// The script is for busybox' shell, with curl; the card is `eth0`, not yet up.
+    ///
+    /// # Panics
+    /// When the initramfs cannot be made or QEMU cannot be started.
+    #[must_use]
+    pub fn run(&self, host: &Host, tap: &str, mac: &str, script: &str) -> String {
+        let root = host.dir().join("initramfs");
+        self.fill(&root, script);
+        let image = host.dir().join("initramfs.cpio");
+        pack(&root, &image);
+        let network = format!("tap,id=net0,ifname={tap},script=no,downscript=no");
+        let device = format!("virtio-net-pci,netdev=net0,mac={mac},romfile=");
+        let kernel = text(&self.vmlinuz);
+        let argv = [
+            "timeout",
+            "-k",
+            "2",
+            "60",
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-m",
+            "256",
+            "-nographic",
+            "-no-reboot",
+            "-kernel",
+            kernel,
+            "-initrd",
+            text(&image),
+            "-append",
+            "console=ttyS0 quiet panic=-1",
+            "-netdev",
+            &network,
+            "-device",
+            &device,
+        ];
+        let output = host.namespace().enter(|| {
+            Command::new(argv[0])
+                .args(&argv[1..])
+                .stdin(Stdio::null())
+                .output()
+        });
+        let output = output.unwrap_or_else(|error| panic!("cannot run QEMU: {error}"));
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success(),
+            "QEMU ended with {}: {errors}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn fill(&self, root: &Path, script: &str) {
+        for folder in ["bin", "dev", "proc", "sys", "modules"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder of the initramfs");
+        }
+        let busybox = which(BUSYBOX);
+        fs::copy(&busybox, root.join("bin/busybox")).expect("a copy of busybox");
+        symlink("busybox", root.join("bin/sh")).expect("a link");
+        copy_with_libraries(&which("curl"), root);
+        let mut load = String::new();
+        for module in MODULES {
+            let name = module.rsplit('/').next().expect("a name");
+            if self.copy_module(module, &root.join("modules")) {
+                load.push_str(&format!("/bin/busybox insmod /modules/{name}.ko\n"));
+            }
+        }
+        let init = format!(
+            "#!/bin/sh\n/bin/busybox --install -s /bin\nmount -t proc none /proc\nmount -t sysfs none /sys\n\
+             mount -t devtmpfs none /dev\n{load}ip link set lo up\n{script}\npoweroff -f\n"
+        );
+        let path = root.join("init");
+        fs::write(&path, init).expect("the init script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+
+    /// Copies a module; false where this kernel has it built in or not at all.
+    fn copy_module(&self, module: &str, to: &Path) -> bool {
+        let from = self.modules.join(match module.starts_with("net/core") {
+            true => format!("kernel/{module}.ko"),
+            false => format!("kernel/drivers/{module}.ko"),
+        });
+        if !from.exists() {
+            return false;
+        }
+        let name = from.file_name().expect("a module has a name");
+        fs::copy(&from, to.join(name)).expect("a copy of a module");
+        true
+    }
+}
+
+fn first_in(folder: &Path, begins: &str) -> Option<PathBuf> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    entries.sort();
+    entries.into_iter().find(|path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(begins))
+    })
+}
+
+fn which(command: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(command))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{command} was found before"))
+}
+
+/// Copies a program to bin, and the libraries that ldd names to where it names them.
+fn copy_with_libraries(program: &Path, root: &Path) {
+    fs::copy(
+        program,
+        root.join("bin")
+            .join(program.file_name().expect("a program has a name")),
+    )
+    .expect("a copy of a program");
+    let output = run(&["ldd", text(program)]);
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    for library in lines
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        let to = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a library lies in a folder"))
+            .expect("a folder of the initramfs");
+        fs::copy(library, to).expect("a copy of a library");
+    }
+}
+
+fn pack(root: &Path, image: &Path) {
+    let names = run(&["find", text(root), "-mindepth", "1", "-printf", "%P\n"]);
+    assert!(names.status.success(), "{names:?}");
+    let mut child = Command::new("cpio")
+        .args(["--quiet", "-o", "-H", "newc", "-D", text(root)])
+        .stdin(Stdio::piped())
+        .stdout(File::create(image).expect("the temporary directory takes a file"))
+        .spawn()
+        .expect("cpio was found before");
+    child
+        .stdin
+        .take()
+        .expect("stdin is a pipe")
+        .write_all(&names.stdout)
+        .expect("cpio reads names");
+    assert!(child.wait().expect("cpio ends").success());
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are text")
+}
