@@ -31,6 +31,7 @@ use serde::Serialize;
 use crate::netns::link::LinkError;
 use crate::netns::sysctl::SysctlError;
 use crate::netns::{NetNs, NetNsError};
+use crate::state;
 use daemon::DaemonError;
 use plan::Guest;
 use record::Record;
@@ -239,7 +240,11 @@ pub async fn down(name: &LabName) -> Result<bool, LabError> {
         note(daemon::stop(record).await.map_err(LabError::from));
     }
     note(record.map(drop).map_err(LabError::from));
-    for netns in name.all_netns() {
+    for netns in name
+        .all_netns()
+        .into_iter()
+        .chain(responder_netns(&state_dir))
+    {
         if !NetNs::exists(&netns) {
             continue;
         }
@@ -331,6 +336,12 @@ pub fn status(name: &LabName) -> Result<LabStatus, LabError> {
         state_dir: name.state_dir(),
         guests: guests.into(),
     })
+}
+
+/// What a daemon that was killed could not remove.
+fn responder_netns(state_dir: &Path) -> Option<String> {
+    let path = state_dir.canonicalize().ok()?;
+    Some(state::namespace_name_in(&path))
 }
 
 fn make_state_dir(name: &LabName) -> Result<(), LabError> {
