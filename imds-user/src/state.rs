@@ -128,16 +128,22 @@ impl StateDir {
         socket_in(&self.path)
     }
 
-    /// The name of the responder's namespace and of the veth pair into it: an interface name that differs between the
-    /// daemons of one machine, and is the same after a restart.
+    /// See [`namespace_name_in`].
     #[must_use]
     pub fn namespace_name(&self) -> String {
-        let digest = Sha256::digest(self.path.as_os_str().as_encoded_bytes());
-        format!(
-            "imds-{:02x}{:02x}{:02x}{:02x}",
-            digest[0], digest[1], digest[2], digest[3]
-        )
+        namespace_name_in(&self.path)
     }
+}
+
+/// The name of the responder's namespace and of the veth pair into it: an interface name that differs between the
+/// daemons of one machine, and is the same after a restart. The path must be canonical.
+#[must_use]
+pub fn namespace_name_in(state_dir: &Path) -> String {
+    let digest = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
+    format!(
+        "imds-{:02x}{:02x}{:02x}{:02x}",
+        digest[0], digest[1], digest[2], digest[3]
+    )
 }
 
 /// Where the control socket of a daemon with this state directory is.

@@ -174,16 +174,19 @@ fn status(name: &LabName, json: bool, out: &mut dyn Write) -> anyhow::Result<()>
 
 fn write_status(out: &mut dyn Write, status: &LabStatus) -> io::Result<()> {
     write!(out, "{BOLD}Daemon{BOLD:#}  ")?;
+    let state_dir = status.state_dir.display();
     match status.daemon_pid {
+        Some(pid) if status.is_ready => writeln!(
+            out,
+            "{GOOD}running{GOOD:#}, process {pid}, state in {state_dir}\n"
+        )?,
         Some(pid) => writeln!(
             out,
-            "{GOOD}running{GOOD:#}, process {pid}, state in {}\n",
-            status.state_dir.display()
+            "{WARNING}starting{WARNING:#}, process {pid}, log in {state_dir}/imds.log\n"
         )?,
         None => writeln!(
             out,
-            "{BAD}not running{BAD:#}, its log is {}/imds.log\n",
-            status.state_dir.display()
+            "{BAD}not running{BAD:#}, log in {state_dir}/imds.log\n"
         )?,
     }
     write_guests(out, status)
@@ -343,7 +346,7 @@ mod tests {
         let status = lab::status(&name).unwrap();
         let text = text(|out| write_status(out, &status));
         assert!(
-            text.starts_with("Daemon  not running, its log is /run/imds-no-such-lab/imds.log\n"),
+            text.starts_with("Daemon  not running, log in /run/imds-no-such-lab/imds.log\n"),
             "{text}"
         );
         assert_eq!(text.matches("missing").count(), 3, "{text}");

@@ -208,6 +208,9 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
                 "start one with `imds run --config FILE`, or name its directory with --state-dir",
             );
         }
+        if let Some(InsideError::Command { .. }) = cause.downcast_ref() {
+            return None;
+        }
         if is_refused_permission(cause) {
             return Some("run this as root");
         }

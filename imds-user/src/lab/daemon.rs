@@ -43,13 +43,17 @@ pub async fn start(name: &LabName, program: &Path) -> Result<(), DaemonError> {
     let socket = UnixDatagram::bind(&socket_path).map_err(|cause| DaemonError::Notify { cause })?;
     let host = NetNs::open(&name.host_netns())?;
     let mut child = host.run(|| spawn(name, program, &socket_path))??;
-    let record = Record {
+    // At once, so that a daemon whose starter is killed can be found.
+    let mut record = Record {
         daemon: Process::now(child.id()),
+        is_ready: false,
     };
     record.write(&state_dir)?;
     let outcome = await_ready(&socket, &mut child).await;
     fs::remove_file(&socket_path).ok();
-    outcome.map_err(|fault| fault.with_log(name.log_path()))
+    outcome.map_err(|fault| fault.with_log(name.log_path()))?;
+    record.is_ready = true;
+    Ok(record.write(&state_dir)?)
 }
 
 /// Stops a daemon: it is asked, and killed if it does not.

@@ -203,6 +203,31 @@ pub enum InsideError {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::netns::for_test::Scratch;
+
+    #[test]
+    fn what_was_left_running_is_ended() {
+        let Some(scratch) = Scratch::new() else {
+            return;
+        };
+        let sleep = || Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut inside = scratch.0.run(sleep).unwrap();
+        let mut outside = sleep();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime
+            .block_on(end_processes(scratch.0.name().unwrap()))
+            .unwrap();
+        assert!(inside.try_wait().unwrap().is_some());
+        assert!(
+            outside.try_wait().unwrap().is_none(),
+            "of another namespace"
+        );
+        outside.kill().unwrap();
+        outside.wait().unwrap();
+    }
 
     #[test]
     fn the_prompt_names_lab_and_guest() {

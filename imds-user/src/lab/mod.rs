@@ -31,6 +31,7 @@ use serde::Serialize;
 use crate::netns::link::LinkError;
 use crate::netns::sysctl::SysctlError;
 use crate::netns::{NetNs, NetNsError};
+use crate::state;
 use daemon::DaemonError;
 use plan::Guest;
 use record::Record;
@@ -158,17 +159,14 @@ pub async fn up(
     now: SystemTime,
     progress: impl FnMut(Step),
 ) -> Result<Up, LabError> {
-    if is_running(name)? {
+    let status = status(name)?;
+    if status.is_complete() {
         return Ok(Up::Already);
     }
-    if let Some(netns) = name
-        .all_netns()
-        .into_iter()
-        .find(|netns| NetNs::exists(netns))
-    {
+    if let Some(left) = status.left_over() {
         return Err(LabError::Half {
             name: name.clone(),
-            left: format!("network namespace {netns}"),
+            left,
         });
     }
     // Whoever makes the directory owns the name: of two at once, one goes on.
@@ -242,7 +240,11 @@ pub async fn down(name: &LabName) -> Result<bool, LabError> {
         note(daemon::stop(record).await.map_err(LabError::from));
     }
     note(record.map(drop).map_err(LabError::from));
-    for netns in name.all_netns() {
+    for netns in name
+        .all_netns()
+        .into_iter()
+        .chain(responder_netns(&state_dir))
+    {
         if !NetNs::exists(&netns) {
             continue;
         }
@@ -265,10 +267,30 @@ pub struct LabStatus {
     pub is_up: bool,
     /// The daemon's process, if it runs.
     pub daemon_pid: Option<u32>,
+    /// Whether the daemon serves every port.
+    pub is_ready: bool,
     /// Where the daemon keeps its state, for `imds status --state-dir`.
     pub state_dir: PathBuf,
     /// The guests.
     pub guests: Vec<GuestStatus>,
+}
+
+impl LabStatus {
+    /// Whether nothing is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_up && self.is_ready && self.guests.iter().all(|guest| guest.is_up)
+    }
+
+    /// What is there of a lab that is not complete, if anything is.
+    fn left_over(&self) -> Option<String> {
+        let guest = self.guests.iter().find(|guest| guest.is_up);
+        match self.daemon_pid {
+            Some(pid) => Some(format!("daemon {pid} is not ready yet")),
+            None if self.is_up => Some("its daemon does not run".to_owned()),
+            None => guest.map(|guest| format!("network namespace {}", guest.netns)),
+        }
+    }
 }
 
 /// One guest of a lab.
@@ -295,9 +317,8 @@ pub struct GuestStatus {
 /// # Errors
 /// When its state cannot be read.
 pub fn status(name: &LabName) -> Result<LabStatus, LabError> {
-    let daemon_pid = Record::read(&name.state_dir())?
-        .and_then(|record| record.daemon)
-        .filter(record::Process::is_alive);
+    let record = Record::read(&name.state_dir())?.unwrap_or_default();
+    let daemon = record.daemon.filter(record::Process::is_alive);
     let guests = Guest::ALL.map(|guest| GuestStatus {
         name: guest,
         netns: name.guest_netns(guest),
@@ -310,19 +331,17 @@ pub fn status(name: &LabName) -> Result<LabStatus, LabError> {
     Ok(LabStatus {
         name: name.to_string(),
         is_up: NetNs::exists(&name.host_netns()),
-        daemon_pid: daemon_pid.map(|process| process.pid),
+        daemon_pid: daemon.map(|process| process.pid),
+        is_ready: record.is_ready && daemon.is_some(),
         state_dir: name.state_dir(),
         guests: guests.into(),
     })
 }
 
-fn is_running(name: &LabName) -> Result<bool, LabError> {
-    let status = status(name)?;
-    Ok(
-        status.daemon_pid.is_some()
-            && status.is_up
-            && status.guests.iter().all(|guest| guest.is_up),
-    )
+/// What a daemon that was killed could not remove.
+fn responder_netns(state_dir: &Path) -> Option<String> {
+    let path = state_dir.canonicalize().ok()?;
+    Some(state::namespace_name_in(&path))
 }
 
 fn make_state_dir(name: &LabName) -> Result<(), LabError> {
@@ -384,7 +403,7 @@ fn write(path: &Path, text: &str) -> Result<(), LabError> {
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// Something of this name is there, but no whole lab.
-    #[error("half a lab named `{name}` is there ({left}): remove it with `imds lab down{}`", name.option())]
+    #[error("lab `{name}` is there by halves ({left}): remove it with `imds lab down{}`", name.option())]
     Half {
         /// The lab's name.
         name: LabName,
@@ -498,5 +517,50 @@ mod tests {
         assert_eq!(name.state_dir(), Path::new("/run/imds-test-17"));
         assert_eq!(name.option(), " --name test-17");
         assert_eq!(DEFAULT_NAME.parse::<LabName>().unwrap().option(), "");
+    }
+
+    /// Whether the lab could not come up, and for which reason.
+    fn check_nothing_stays(name: &str, program: &str, expected: &str) {
+        if !nix::unistd::geteuid().is_root() {
+            #[expect(
+                clippy::print_stderr,
+                reason = "a skip is said where whoever runs the tests sees it"
+            )]
+            {
+                eprintln!("skipped: a lab needs root");
+            }
+            return;
+        }
+        let name: LabName = format!("{name}-{}", std::process::id()).parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut steps = Vec::new();
+        let up = up(&name, Path::new(program), SystemTime::UNIX_EPOCH, |step| {
+            steps.push(step)
+        });
+        let error = runtime.block_on(up).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(steps, [Step::Wiring, Step::Configuring, Step::Starting]);
+        for netns in name.all_netns() {
+            assert!(!NetNs::exists(&netns), "{netns} is left");
+        }
+        assert!(!name.state_dir().exists(), "the state directory is left");
+        assert!(
+            !runtime.block_on(down(&name)).unwrap(),
+            "down finds something"
+        );
+    }
+
+    #[test]
+    fn nothing_stays_when_the_daemon_ends_at_once() {
+        let expected = "the daemon ended before it was ready (exit status: 1); it said: nothing";
+        check_nothing_stays("ends", "/bin/false", expected);
+    }
+
+    #[test]
+    fn nothing_stays_when_there_is_no_daemon_to_start() {
+        check_nothing_stays("none", "/nonexistent/imds", "start /nonexistent/imds");
     }
 }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Record {
     /// The daemon, once started.
     pub daemon: Option<Process>,
+    /// Whether it has said that it serves every port.
+    pub is_ready: bool,
 }
 
 /// A process, told from a later one of the same number by when it started.
@@ -170,6 +172,7 @@ mod tests {
                 pid: 7,
                 start_ticks: 8,
             }),
+            is_ready: true,
         };
         record.write(&state_dir).unwrap();
         assert_eq!(Record::read(&state_dir).unwrap(), Some(record));
