@@ -119,7 +119,7 @@ fn caller_of(server: &Server, stream: &TcpStream) -> Option<(Caller, Arc<Guest>)
         SocketAddr::V4(address) => (Slot::from_tag_v4(*address.ip())?, AddressFamily::Ipv4),
         SocketAddr::V6(address) => (Slot::from_tag_v6(*address.ip())?, AddressFamily::Ipv6),
     };
-    let guest = server.guests.get(slot.raw())?;
+    let guest = server.guests.get(slot.number())?;
     guest
         .instance()
         .accepts(family)
@@ -187,7 +187,7 @@ fn answer(
     connection
         .active_millis
         .store(server.now_millis(), Ordering::Relaxed);
-    let guest = server.guests.get(caller.slot.raw()).ok_or(Gone)?;
+    let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
     let host = server.guests.host().ok_or(Gone)?;
     if !guest.instance().accepts(caller.family) {
         return Err(Gone);
