@@ -191,7 +191,8 @@ impl Daemon {
         tracing::info!("serving {} guests", self.served.len());
         loop {
             tokio::select! {
-                () = signals.stop() => break,
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
                 _ = signals.reload.recv() => self.reload(state).await,
                 Some(question) = questions.recv() => self.answer(question).await,
             }
@@ -398,13 +399,6 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
             reload: on(SignalKind::hangup())?,
         })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

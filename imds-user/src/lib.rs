@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! EC2-style instance metadata for every guest of a Linux host: the library behind the command `imds`.
 //!
 //! It has a pure middle and thin edges. The middle knows what is answered and why, and touches neither clock, nor
@@ -10,15 +9,11 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod doctor;
 pub mod http;
 pub mod instance;
-pub mod metadata;
-=======
-//! Library.
-
-pub mod doctor;
 pub mod lab;
->>>>>>> lab
+pub mod metadata;
 pub mod netns;
 pub mod responder;
 pub mod state;

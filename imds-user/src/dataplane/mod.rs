@@ -238,7 +238,9 @@ impl DataPlane {
     /// When the log's map is not there.
     pub fn forward_log(&mut self) -> Result<(), DataPlaneError> {
         let logger = aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|cause| DataPlaneError::Log(cause.to_string()))?;
-        let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)
+        #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
+        // SAFETY: the logger owns its ring buffer's descriptor, names the same one every time, and closes it on drop.
+        let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
             .map_err(|cause| DataPlaneError::Log(cause.to_string()))?;
         tokio::spawn(async move {
             while let Ok(mut ready) = logger.readable_mut().await {
@@ -275,9 +277,10 @@ fn attach(
         interface: interface.to_owned(),
         cause: Box::new(cause),
     };
-    match tc::qdisc_add_clsact(interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(cause) => return Err(failed(cause.into())),
+    match tc::qdisc_add_clsact(interface).map_err(ProgramError::from) {
+        Ok(()) | Err(ProgramError::TcError(TcError::AlreadyAttached)) => {}
+        Err(cause) if errno(&cause) == Some(libc::EEXIST) => {}
+        Err(cause) => return Err(failed(cause)),
     }
     let classifier = load::classifier(ebpf, program)?;
     let options = TcAttachOptions::Netlink(NlOptions {
@@ -309,16 +312,13 @@ fn is_gone(cause: &ProgramError) -> bool {
     )
 }
 
-/// The kernel's error number somewhere in the chain of causes.
+/// The kernel's error number behind a refused filter.
 fn errno(cause: &ProgramError) -> Option<i32> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(cause);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error();
-        }
-        next = error.source();
+    match cause {
+        ProgramError::TcError(TcError::NetlinkError(cause)) => cause.raw_os_error(),
+        ProgramError::TcError(TcError::IoError(cause)) => cause.raw_os_error(),
+        _ => None,
     }
-    None
 }
 
 /// The IPv6 prefix that holds all tag addresses, local to the responder's namespace.

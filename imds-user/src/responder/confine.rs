@@ -10,18 +10,19 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::{
         prctl,
-        resource::{Resource, setrlimit},
+        resource::{Resource, getrlimit, setrlimit},
     },
     unistd::{Gid, Uid, User, setgroups, setresgid, setresuid},
 };
+use crate::http::guests::CONNECTIONS_MAX;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// The account whose rights the responder keeps, if the host has it.
 const USER: &str = "imds";
 /// Otherwise a user id that nobody has: it needs no account, and no other service shares it as `nobody` is shared.
 const UID_FALLBACK: u32 = 169_254;
-/// Sockets that the process may hold: every connection that it accepts at most, and its own few.
-pub const DESCRIPTORS_MAX: u64 = 65_536;
+/// Descriptors that the process may hold: every connection that it accepts at most, and its own few.
+const DESCRIPTORS_MAX: u64 = CONNECTIONS_MAX as u64 + 256;
 
 /// A step that failed; the responder must not serve then.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ pub enum ConfineError {
 pub fn drop_privileges(netns: impl AsFd) -> Result<(), ConfineError> {
     let failed = |what| move |cause| ConfineError::System { what, cause };
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(failed("enter the responder's namespace"))?;
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX).map_err(failed("set the descriptor limit"))?;
+    limit_descriptors().map_err(failed("set the descriptor limit"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("switch core dumps off"))?;
     let (uid, gid) = account();
     drop_bounding_set()?;
@@ -92,6 +93,7 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
+    libc::SYS_fcntl,
     libc::SYS_setsockopt,
     libc::SYS_getsockopt,
     libc::SYS_shutdown,
@@ -137,6 +139,18 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_rseq,
     libc::SYS_set_robust_list,
 ];
+
+/// As many as the service wants, or as the host allows. Beyond it a connection waits until another one ends.
+fn limit_descriptors() -> Result<(), nix::errno::Errno> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX).is_ok() {
+        return Ok(());
+    }
+    // More than the hard limit takes a capability that the daemon may not have.
+    let allowed = hard.min(DESCRIPTORS_MAX);
+    tracing::warn!("this host allows a process {allowed} descriptors: the responder can hold no more connections");
+    setrlimit(Resource::RLIMIT_NOFILE, allowed, allowed)
+}
 
 fn account() -> (Uid, Gid) {
     match User::from_name(USER) {
