@@ -15,7 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, ConfigError, Guest, Settings},
-    control::{self, Answer, DaemonStatus, PortStatus, Request, ResponderStatus, StatusReport, server::Question},
+    control::{
+        self, Answer, DaemonStatus, PortStatus, Request, ResponderStatus, StatusReport,
+        server::Question,
+    },
     dataplane::{
         DataPlane, DataPlaneError, Port,
         load::KernelLog,
@@ -57,7 +60,9 @@ pub enum DaemonError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A port's interface is not there.
-    #[error("interface {port} of instance {instance} is not there: make it first, or correct `port` in the configuration (`ip -br link` lists what is there)")]
+    #[error(
+        "interface {port} of instance {instance} is not there: make it first, or correct `port` in the configuration (`ip -br link` lists what is there)"
+    )]
     NoInterface {
         /// The interface.
         port: String,
@@ -160,16 +165,27 @@ struct Served {
 
 impl Daemon {
     async fn build(options: Options, state: &StateDir, host: Host) -> Result<Self, DaemonError> {
-        let ResponderNamespace { netns, host_end, listeners } =
-            ResponderNamespace::create(&state.namespace_name()).await?;
+        let ResponderNamespace {
+            netns,
+            host_end,
+            listeners,
+        } = ResponderNamespace::create(&state.namespace_name()).await?;
         let mut dataplane = DataPlane::load(&host_end, options.kernel_log)?;
         if options.kernel_log != KernelLog::Off {
             dataplane.forward_log()?;
         }
         let workers = options.workers.unwrap_or_else(default_workers);
         let token_key = Zeroizing::new(state.token_key()?);
-        let start = Start { netns, listeners, token_key, workers };
-        let initial = Update { host: Some(host.clone()), ..Update::default() };
+        let start = Start {
+            netns,
+            listeners,
+            token_key,
+            workers,
+        };
+        let initial = Update {
+            host: Some(host.clone()),
+            ..Update::default()
+        };
         let responder = Responder::start(start, initial).await?;
         Ok(Self {
             options,
@@ -183,10 +199,18 @@ impl Daemon {
         })
     }
 
-    async fn serve(&mut self, state: &StateDir, wanted: Wanted, mut signals: Signals) -> Result<(), DaemonError> {
+    async fn serve(
+        &mut self,
+        state: &StateDir,
+        wanted: Wanted,
+        mut signals: Signals,
+    ) -> Result<(), DaemonError> {
         self.apply(self.host.clone(), wanted).await?;
-        let mut questions = control::server::listen(&state.socket())
-            .map_err(|cause| DaemonError::System { what: "listen on the control socket", cause })?;
+        let mut questions =
+            control::server::listen(&state.socket()).map_err(|cause| DaemonError::System {
+                what: "listen on the control socket",
+                cause,
+            })?;
         notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("serving {} guests", self.served.len());
         loop {
@@ -252,9 +276,17 @@ impl Daemon {
     }
 
     fn close_unwanted(&mut self, wanted: &Wanted, update: &mut Update) -> Result<(), DaemonError> {
-        let is_unwanted =
-            |(name, guest): &(&String, &Served)| !wanted.get(*name).is_some_and(|wanted| guest.is_still(wanted));
-        let unwanted: Vec<String> = self.served.iter().filter(is_unwanted).map(|(name, _)| name.clone()).collect();
+        let is_unwanted = |(name, guest): &(&String, &Served)| {
+            !wanted
+                .get(*name)
+                .is_some_and(|wanted| guest.is_still(wanted))
+        };
+        let unwanted: Vec<String> = self
+            .served
+            .iter()
+            .filter(is_unwanted)
+            .map(|(name, _)| name.clone())
+            .collect();
         for port in unwanted {
             self.dataplane.close_port(&port)?;
             if let Some(guest) = self.served.remove(&port) {
@@ -278,7 +310,12 @@ impl Daemon {
                 }
                 continue;
             }
-            let guest = Served { name, port, slot: self.slots.allocate()?, state: Arc::new(Published { at, instance }) };
+            let guest = Served {
+                name,
+                port,
+                slot: self.slots.allocate()?,
+                state: Arc::new(Published { at, instance }),
+            };
             update.upsert.push((guest.slot, Arc::clone(&guest.state)));
             fresh.push(guest);
         }
@@ -289,7 +326,9 @@ impl Daemon {
         let answer = match question.request {
             Request::Status {} => match self.report().await {
                 Ok(report) => Answer::Status(Box::new(report)),
-                Err(error) => Answer::Error { error: error.to_string() },
+                Err(error) => Answer::Error {
+                    error: error.to_string(),
+                },
             },
         };
         // The client may have gone.
@@ -299,9 +338,14 @@ impl Daemon {
     async fn report(&self) -> Result<StatusReport, DaemonError> {
         let counters = self.responder.counters().await?;
         let packets = self.dataplane.counters()?;
-        let (drops, packets) = packets.into_iter().partition::<Vec<_>, _>(|(counter, _)| counter.is_drop());
+        let (drops, packets) = packets
+            .into_iter()
+            .partition::<Vec<_>, _>(|(counter, _)| counter.is_drop());
         let named = |counted: Vec<(crate::dataplane::Counter, u64)>| {
-            counted.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect()
+            counted
+                .into_iter()
+                .map(|(counter, count)| (counter.name().to_owned(), count))
+                .collect()
         };
         let responder = self.responder.status();
         Ok(StatusReport {
@@ -316,7 +360,11 @@ impl Daemon {
                 restarts: responder.restarts,
                 workers: self.workers.into(),
             },
-            ports: self.served.values().map(|guest| guest.report(counters.get(&guest.slot))).collect(),
+            ports: self
+                .served
+                .values()
+                .map(|guest| guest.report(counters.get(&guest.slot)))
+                .collect(),
             drops: named(drops),
             packets: named(packets),
         })
@@ -356,8 +404,14 @@ impl Served {
 /// Finds the interface of every guest.
 async fn find_ports(guests: Vec<Guest>) -> Result<Wanted, DaemonError> {
     let links = Links::open()?.list().await?;
-    let links: BTreeMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
-    let uplinks = uplinks().map_err(|cause| DaemonError::System { what: "read the routes", cause })?;
+    let links: BTreeMap<&str, &Link> = links
+        .iter()
+        .map(|link| (link.name.as_str(), link))
+        .collect();
+    let uplinks = uplinks().map_err(|cause| DaemonError::System {
+        what: "read the routes",
+        cause,
+    })?;
     guests
         .into_iter()
         .map(|guest| {
@@ -367,7 +421,11 @@ async fn find_ports(guests: Vec<Guest>) -> Result<Wanted, DaemonError> {
         .collect()
 }
 
-fn port_of(guest: &Guest, links: &BTreeMap<&str, &Link>, uplinks: &BTreeSet<String>) -> Result<Port, DaemonError> {
+fn port_of(
+    guest: &Guest,
+    links: &BTreeMap<&str, &Link>,
+    uplinks: &BTreeSet<String>,
+) -> Result<Port, DaemonError> {
     let (port, instance) = (guest.port.to_string(), guest.name.to_string());
     let Some(link) = links.get(port.as_str()) else {
         return Err(DaemonError::NoInterface { port, instance });
@@ -380,9 +438,17 @@ fn port_of(guest: &Guest, links: &BTreeMap<&str, &Link>, uplinks: &BTreeSet<Stri
         "it is a bridge: name the interfaces of its guests instead, each of which is a port of its own"
     } else {
         let has_peer_elsewhere = link.kind == "veth" && link.peer_netnsid.is_some();
-        return Ok(Port { name: port, ifindex: link.index, has_peer_elsewhere });
+        return Ok(Port {
+            name: port,
+            ifindex: link.index,
+            has_peer_elsewhere,
+        });
     };
-    Err(DaemonError::NotAPort { port, instance, why })
+    Err(DaemonError::NotAPort {
+        port,
+        instance,
+        why,
+    })
 }
 
 struct Signals {
@@ -393,7 +459,12 @@ struct Signals {
 
 impl Signals {
     fn install() -> Result<Self, DaemonError> {
-        let on = |kind| signal(kind).map_err(|cause| DaemonError::System { what: "install a signal handler", cause });
+        let on = |kind| {
+            signal(kind).map_err(|cause| DaemonError::System {
+                what: "install a signal handler",
+                cause,
+            })
+        };
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
@@ -409,7 +480,9 @@ fn default_workers() -> u16 {
 }
 
 fn now() -> UnixSeconds {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     UnixSeconds(since.as_secs())
 }
 

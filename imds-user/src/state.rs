@@ -66,14 +66,22 @@ impl StateDir {
     /// When another daemon has it or the file system refuses.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         fs::create_dir_all(path).map_err(io_error("make the directory", path))?;
-        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io_error("close to others", path))?;
+        fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(io_error("close to others", path))?;
         let path = path.canonicalize().map_err(io_error("find", path))?;
         let lock_path = path.join(LOCK);
-        let lock = private_file().create(true).write(true).open(&lock_path).map_err(io_error("open", &lock_path))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, cause)| match cause {
-            nix::errno::Errno::EWOULDBLOCK => StateError::Locked(path.clone()),
-            cause => io_error("lock", &lock_path)(cause.into()),
-        })?;
+        let lock = private_file()
+            .create(true)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io_error("open", &lock_path))?;
+        let lock =
+            Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(
+                |(_, cause)| match cause {
+                    nix::errno::Errno::EWOULDBLOCK => StateError::Locked(path.clone()),
+                    cause => io_error("lock", &lock_path)(cause.into()),
+                },
+            )?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -84,12 +92,20 @@ impl StateDir {
     pub fn installation(&self) -> Result<Installation, StateError> {
         let path = self.path.join(INSTALLATION);
         let made = || {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let installation = Installation { seed: random()?, created_unix_seconds: now.as_secs() };
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            let installation = Installation {
+                seed: random()?,
+                created_unix_seconds: now.as_secs(),
+            };
             serde_json::to_vec(&installation).map_err(io::Error::other)
         };
         let text = read_or_make(&path, made)?;
-        serde_json::from_slice(&text).map_err(|cause| StateError::Damaged { path, cause: cause.to_string() })
+        serde_json::from_slice(&text).map_err(|cause| StateError::Damaged {
+            path,
+            cause: cause.to_string(),
+        })
     }
 
     /// The key of the session tokens; made at the first call ever, so that a restart invalidates no token.
@@ -100,7 +116,10 @@ impl StateDir {
         let path = self.path.join(TOKEN_KEY);
         let key = read_or_make(&path, || random::<32>().map(Vec::from))?;
         let length = key.len();
-        key.try_into().map_err(|_| StateError::Damaged { path, cause: format!("{length} bytes instead of 32") })
+        key.try_into().map_err(|_| StateError::Damaged {
+            path,
+            cause: format!("{length} bytes instead of 32"),
+        })
     }
 
     /// Where the control socket of this directory's daemon is.
@@ -121,7 +140,10 @@ impl StateDir {
 #[must_use]
 pub fn namespace_name_in(state_dir: &Path) -> String {
     let digest = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
-    format!("imds-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+    format!(
+        "imds-{:02x}{:02x}{:02x}{:02x}",
+        digest[0], digest[1], digest[2], digest[3]
+    )
 }
 
 /// Where the control socket of a daemon with this state directory is.
@@ -137,7 +159,10 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 /// Reads a file, or makes it: whole or not at all, also when the machine stops in between.
-fn read_or_make(path: &Path, make: impl FnOnce() -> io::Result<Vec<u8>>) -> Result<Vec<u8>, StateError> {
+fn read_or_make(
+    path: &Path,
+    make: impl FnOnce() -> io::Result<Vec<u8>>,
+) -> Result<Vec<u8>, StateError> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         read => return read.map_err(io_error("read", path)),

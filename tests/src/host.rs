@@ -205,7 +205,9 @@ impl Host {
     pub fn counter(&self, name: &str) -> u64 {
         let status = self.status();
         let counters = [&status["drops"], &status["packets"]];
-        let counted = counters.into_iter().find_map(|counters| counters[name].as_u64());
+        let counted = counters
+            .into_iter()
+            .find_map(|counters| counters[name].as_u64());
         counted.unwrap_or_else(|| panic!("no counter {name} in {status}"))
     }
 

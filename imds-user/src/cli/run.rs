@@ -44,13 +44,27 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn run(self, _out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         super::log_to_stderr();
-        let kernel_log = if self.log_packets { KernelLog::Debug } else { KernelLog::Off };
-        let Self { config, state_dir, workers, .. } = self;
+        let kernel_log = if self.log_packets {
+            KernelLog::Debug
+        } else {
+            KernelLog::Off
+        };
+        let Self {
+            config,
+            state_dir,
+            workers,
+            ..
+        } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the runtime")?;
-        runtime.block_on(daemon::run(Options { config, state_dir, workers, kernel_log }))?;
+        runtime.block_on(daemon::run(Options {
+            config,
+            state_dir,
+            workers,
+            kernel_log,
+        }))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,12 +1,6 @@
 //! The daemon's end of the control socket.
 
-use std::{
-    fs,
-    io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -52,7 +46,8 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
             Ok((stream, _)) => {
                 let questions = questions.clone();
                 tokio::spawn(async move {
-                    let conversation = tokio::time::timeout(CONVERSATION_MAX, converse(stream, questions));
+                    let conversation =
+                        tokio::time::timeout(CONVERSATION_MAX, converse(stream, questions));
                     match conversation.await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::debug!("control client: {error}"),
@@ -97,9 +92,13 @@ async fn ask(stream: &mut UnixStream, questions: &mpsc::Sender<Question>) -> io:
     if questions.send(Question { request, answer }).await.is_err() {
         return Ok(refusal("the daemon is stopping"));
     }
-    Ok(answered.await.unwrap_or_else(|_| refusal("the daemon is stopping")))
+    Ok(answered
+        .await
+        .unwrap_or_else(|_| refusal("the daemon is stopping")))
 }
 
 fn refusal(error: &str) -> Answer {
-    Answer::Error { error: error.to_owned() }
+    Answer::Error {
+        error: error.to_owned(),
+    }
 }

@@ -237,7 +237,8 @@ impl DataPlane {
     /// # Errors
     /// When the log's map is not there.
     pub fn forward_log(&mut self) -> Result<(), DataPlaneError> {
-        let logger = aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|cause| DataPlaneError::Log(cause.to_string()))?;
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map_err(|cause| DataPlaneError::Log(cause.to_string()))?;
         #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
         // SAFETY: the logger owns its ring buffer's descriptor, names the same one every time, and closes it on drop.
         let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }

@@ -96,7 +96,14 @@ impl Guests {
                 .get(&slot)
                 .map(|known| (Arc::clone(&known.tally), Arc::clone(&known.connections)))
                 .unwrap_or_default();
-            next.insert(slot, Arc::new(Guest { state, tally, connections }));
+            next.insert(
+                slot,
+                Arc::new(Guest {
+                    state,
+                    tally,
+                    connections,
+                }),
+            );
         }
         self.by_slot.store(Arc::new(next));
     }
@@ -122,10 +129,18 @@ impl Guests {
         if self.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             self.evict_from_the_largest();
         }
-        let connection = Arc::new(Connection { active_millis: now_millis.into(), ..Connection::default() });
+        let connection = Arc::new(Connection {
+            active_millis: now_millis.into(),
+            ..Connection::default()
+        });
         let list = Arc::clone(&guest.connections);
         list.add(number, Arc::clone(&connection));
-        Admission { connection, number, list, guests: Arc::clone(self) }
+        Admission {
+            connection,
+            number,
+            list,
+            guests: Arc::clone(self),
+        }
     }
 
     fn evict_from_the_largest(&self) {
@@ -164,7 +179,10 @@ impl Connections {
     /// Ends the connection that was idle longest. It leaves the list here, so that the next eviction finds another.
     fn evict_one(&self) {
         let mut open = self.lock();
-        let idle = open.iter().min_by_key(|(_, one)| one.active_millis.load(Ordering::Relaxed)).map(|(number, _)| *number);
+        let idle = open
+            .iter()
+            .min_by_key(|(_, one)| one.active_millis.load(Ordering::Relaxed))
+            .map(|(number, _)| *number);
         if let Some(connection) = idle.and_then(|number| open.remove(&number)) {
             connection.evicted.notify_one();
         }

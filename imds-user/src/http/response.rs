@@ -185,6 +185,11 @@ impl Response {
         }
     }
 
+    /// The same answer, counted as this.
+    pub(super) fn counted(self, accounting: Accounting) -> Self {
+        Self { accounting, ..self }
+    }
+
     /// The same answer without body, as HEAD wants it.
     pub(super) fn without_body(self) -> Self {
         Self {

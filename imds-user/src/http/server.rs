@@ -57,7 +57,12 @@ impl Server {
     /// A server for these guests.
     #[must_use]
     pub fn new(guests: Arc<Guests>, token_keys: TokenKeys) -> Self {
-        Self { guests, token_keys, epoch: Instant::now(), connections: AtomicU64::new(0) }
+        Self {
+            guests,
+            token_keys,
+            epoch: Instant::now(),
+            connections: AtomicU64::new(0),
+        }
     }
 
     fn now_millis(&self) -> u64 {
@@ -114,8 +119,11 @@ fn caller_of(server: &Server, stream: &TcpStream) -> Option<(Caller, Arc<Guest>)
         SocketAddr::V4(address) => (Slot::from_tag_v4(*address.ip())?, AddressFamily::Ipv4),
         SocketAddr::V6(address) => (Slot::from_tag_v6(*address.ip())?, AddressFamily::Ipv6),
     };
-    let guest = server.guests.get(slot.raw())?;
-    guest.instance().accepts(family).then_some((Caller { slot, family }, guest))
+    let guest = server.guests.get(slot.number())?;
+    guest
+        .instance()
+        .accepts(family)
+        .then_some((Caller { slot, family }, guest))
 }
 
 /// Ends a connection with a RST.
@@ -127,8 +135,14 @@ fn reset(stream: TcpStream) {
 async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admission: Admission) {
     let connection = &admission.connection;
     let hop_limit = Arc::new(AtomicU8::new(HOP_LIMIT_FREE));
-    let stream = GuestStream { inner: TokioIo::new(stream), family: caller.family, asked: Arc::clone(&hop_limit), set: HOP_LIMIT_FREE };
-    let service = service_fn(|request| ready(answer(&server, caller, connection, &hop_limit, &request)));
+    let stream = GuestStream {
+        inner: TokioIo::new(stream),
+        family: caller.family,
+        asked: Arc::clone(&hop_limit),
+        set: HOP_LIMIT_FREE,
+    };
+    let service =
+        service_fn(|request| ready(answer(&server, caller, connection, &hop_limit, &request)));
     let http = http1::Builder::new()
         .title_case_headers(true)
         .auto_date_header(false)
@@ -170,15 +184,26 @@ fn answer(
     hop_limit: &AtomicU8,
     request: &Request<Incoming>,
 ) -> Result<HyperResponse<Full<Bytes>>, Gone> {
-    connection.active_millis.store(server.now_millis(), Ordering::Relaxed);
-    let guest = server.guests.get(caller.slot.raw()).ok_or(Gone)?;
+    connection
+        .active_millis
+        .store(server.now_millis(), Ordering::Relaxed);
+    let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
     let host = server.guests.host().ok_or(Gone)?;
     if !guest.instance().accepts(caller.family) {
         return Err(Gone);
     }
-    let services =
-        Services { host: &host, token_keys: &server.token_keys, nonce: &nonce, published: guest.published() };
-    let response = respond(&RequestHead::of(request), guest.instance(), &services, now());
+    let services = Services {
+        host: &host,
+        token_keys: &server.token_keys,
+        nonce: &nonce,
+        published: guest.published(),
+    };
+    let response = respond(
+        &RequestHead::of(request),
+        guest.instance(),
+        &services,
+        now(),
+    );
     tally(&guest, &response);
     if let Some(limit) = response.hop_limit {
         // Before hyper writes the answer, and never raised again: a retransmitted segment has the TTL of the moment.
@@ -200,7 +225,9 @@ fn tally(guest: &Guest, response: &Response) {
 }
 
 fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -241,13 +268,21 @@ impl GuestStream {
 }
 
 impl Read for GuestStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
 impl Write for GuestStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.lower_hop_limit()?;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }

@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod details;
 pub mod host;
 pub mod id;
+pub mod instance_type;
 pub mod network;
 pub mod options;
 pub mod published;
@@ -31,8 +32,8 @@ pub use id::{
     VpcId,
 };
 pub use network::{Ipv4Cidr, Ipv6Cidr, MacAddress, NetworkInterface, SecurityGroup, Subnet};
-pub use published::Published;
 pub use options::{AddressFamily, MetadataOptions, Switch, TokenUse};
+pub use published::Published;
 pub use slot::Slot;
 pub use time::{UnixMillis, UnixSeconds};
 

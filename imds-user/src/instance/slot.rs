@@ -39,9 +39,9 @@ impl Slot {
         Self::try_from(raw).ok()
     }
 
-    /// The slot as the maps of the kernel programs have it.
+    /// The number that the maps of the kernel programs have it by.
     #[must_use]
-    pub fn raw(self) -> u32 {
+    pub fn number(self) -> u32 {
         self.0
     }
 

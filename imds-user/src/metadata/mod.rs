@@ -1,1 +1,104 @@
-//! The tree that guests see.
+//! The tree that guests see: versions, categories, paths, lookup. Pure.
+//!
+//! A category is one row in one place: its name, the version that first has it, and a function that makes its value or
+//! says that it is absent. Rows stand in tables under `categories`, in the order in which they are listed; how tables are
+//! walked and listed is in `tree`. Obeys the EC2 User Guide, "Instance metadata categories", and captures of real
+//! instances where the guide is silent.
+
+mod categories;
+mod credentials;
+mod json;
+mod path;
+mod tree;
+mod versions;
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+
+pub use path::Path;
+pub use versions::{ApiVersion, LATEST, VERSIONS};
+
+use crate::instance::{Host, Instance, UnixSeconds};
+use tree::{Place, View};
+
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The bytes, exactly.
+    pub body: Bytes,
+    /// Whether they are text or the user's own.
+    pub kind: Kind,
+}
+
+/// Kinds of content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Values, listings and documents.
+    Text,
+    /// User data, which may be anything.
+    UserData,
+}
+
+/// What `instance` has at `path`, if anything.
+#[must_use]
+pub fn lookup(
+    host: &Host,
+    instance: &Instance,
+    path: &Path<'_>,
+    now: UnixSeconds,
+) -> Option<Found> {
+    static VERSION_LISTING: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(versions::listing()));
+
+    let mut segments = path.segments();
+    let Some(version) = segments.next() else {
+        return Some(Found::text(VERSION_LISTING.clone()));
+    };
+    let version = ApiVersion::parse(version)?;
+    let view = View {
+        host,
+        instance,
+        interface: &instance.primary,
+        version,
+        now,
+    };
+    match segments.next() {
+        None => Some(Found::text(version_root(version))),
+        Some("meta-data") => Place::Table(categories::META_DATA, view)
+            .fetch(segments)
+            .map(Found::text),
+        Some("dynamic") if version >= DYNAMIC_SINCE => Place::Table(categories::DYNAMIC, view)
+            .fetch(segments)
+            .map(Found::text),
+        Some("user-data") if segments.next().is_none() => user_data(instance),
+        Some(_) => None,
+    }
+}
+
+const DYNAMIC_SINCE: ApiVersion = ApiVersion::since("2009-04-04");
+
+/// What a version is listed with: directories without a slash here, and user data even when there is none.
+fn version_root(version: ApiVersion) -> Bytes {
+    if version >= DYNAMIC_SINCE {
+        Bytes::from_static(b"dynamic\nmeta-data\nuser-data")
+    } else {
+        Bytes::from_static(b"meta-data\nuser-data")
+    }
+}
+
+fn user_data(instance: &Instance) -> Option<Found> {
+    let user_data = instance.user_data.as_ref()?;
+    Some(Found {
+        body: user_data.bytes().clone(),
+        kind: Kind::UserData,
+    })
+}
+
+impl Found {
+    fn text(body: Bytes) -> Self {
+        Self {
+            body,
+            kind: Kind::Text,
+        }
+    }
+}

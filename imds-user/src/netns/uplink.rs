@@ -10,7 +10,10 @@ pub fn uplinks() -> io::Result<BTreeSet<String>> {
     let v4 = fs::read_to_string("/proc/thread-self/net/route")?;
     // A kernel without IPv6 has no such file.
     let v6 = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
-    Ok(default_v4(&v4).chain(default_v6(&v6)).map(str::to_owned).collect())
+    Ok(default_v4(&v4)
+        .chain(default_v6(&v6))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Lines of `/proc/net/route`: interface, destination, gateway, flags, references, use, metric, mask …
@@ -28,7 +31,8 @@ fn default_v6(table: &str) -> impl Iterator<Item = &str> {
     table.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let interface = *fields.last()?;
-        let is_default = fields[0].bytes().all(|digit| digit == b'0') && fields.get(1) == Some(&"00");
+        let is_default =
+            fields[0].bytes().all(|digit| digit == b'0') && fields.get(1) == Some(&"00");
         (is_default && interface != "lo").then_some(interface)
     })
 }

@@ -3,8 +3,10 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd};
 
+use crate::http::guests::CONNECTIONS_MAX;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
+    Scope,
 };
 use nix::{
     sched::{CloneFlags, setns},
@@ -14,7 +16,6 @@ use nix::{
     },
     unistd::{Gid, Uid, User, setgroups, setresgid, setresuid},
 };
-use crate::http::guests::CONNECTIONS_MAX;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// The account whose rights the responder keeps, if the host has it.
@@ -66,7 +67,8 @@ pub fn drop_privileges(netns: impl AsFd) -> Result<(), ConfineError> {
     // After the change of user, which would clear it: nobody of the same user may trace the process or read its memory.
     prctl::set_dumpable(false).map_err(failed("switch tracing off"))?;
     prctl::set_no_new_privs().map_err(failed("refuse new privileges"))?;
-    let status = std::fs::read_to_string("/proc/thread-self/status").map_err(ConfineError::Status)?;
+    let status =
+        std::fs::read_to_string("/proc/thread-self/status").map_err(ConfineError::Status)?;
     check_no_capabilities(&status)?;
     restrict_files()
 }
@@ -78,10 +80,18 @@ pub fn drop_privileges(netns: impl AsFd) -> Result<(), ConfineError> {
 /// When the filter is refused.
 pub fn restrict_system_calls() -> Result<(), ConfineError> {
     let failed = |error: &dyn std::fmt::Display| ConfineError::Seccomp(error.to_string());
-    let rules: BTreeMap<_, _> = SYSTEM_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let rules: BTreeMap<_, _> = SYSTEM_CALLS
+        .iter()
+        .map(|call| (*call, Vec::new()))
+        .collect();
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
-    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)
-        .map_err(|error| failed(&error))?;
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        arch,
+    )
+    .map_err(|error| failed(&error))?;
     let program = BpfProgram::try_from(filter).map_err(|error| failed(&error))?;
     seccompiler::apply_filter_all_threads(&program).map_err(|error| failed(&error))
 }
@@ -148,7 +158,9 @@ fn limit_descriptors() -> Result<(), nix::errno::Errno> {
     }
     // More than the hard limit takes a capability that the daemon may not have.
     let allowed = hard.min(DESCRIPTORS_MAX);
-    tracing::warn!("this host allows a process {allowed} descriptors: the responder can hold no more connections");
+    tracing::warn!(
+        "this host allows a process {allowed} descriptors: the responder can hold no more connections"
+    );
     setrlimit(Resource::RLIMIT_NOFILE, allowed, allowed)
 }
 
@@ -174,7 +186,10 @@ fn drop_bounding_set() -> Result<(), ConfineError> {
         }
         return match nix::errno::Errno::last() {
             nix::errno::Errno::EINVAL => Ok(()),
-            cause => Err(ConfineError::System { what: "drop the bounding set", cause }),
+            cause => Err(ConfineError::System {
+                what: "drop the bounding set",
+                cause,
+            }),
         };
     }
     Ok(())
@@ -192,7 +207,9 @@ fn restrict_files() -> Result<(), ConfineError> {
         .create()?
         .restrict_self()?;
     if status.ruleset == RulesetStatus::NotEnforced {
-        tracing::warn!("this kernel has no landlock: the responder is confined by its user, namespace and seccomp alone");
+        tracing::warn!(
+            "this kernel has no landlock: the responder is confined by its user, namespace and seccomp alone"
+        );
     }
     Ok(())
 }
@@ -200,7 +217,10 @@ fn restrict_files() -> Result<(), ConfineError> {
 /// Makes sure that no capability is left, in the kernel's own words (`/proc/self/status`).
 fn check_no_capabilities(status: &str) -> Result<(), ConfineError> {
     for name in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-        let value = status.lines().find_map(|line| line.strip_prefix(name)).map_or("missing", str::trim);
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map_or("missing", str::trim);
         if !value.chars().all(|digit| digit == '0') {
             return Err(ConfineError::Capabilities(format!("{name} {value}")));
         }
@@ -218,7 +238,10 @@ mod tests {
                     CapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\n";
         assert!(check_no_capabilities(none).is_ok());
         let one = none.replace("CapBnd:\t0000000000000000", "CapBnd:\t0000000000000400");
-        assert!(matches!(check_no_capabilities(&one), Err(ConfineError::Capabilities(_))));
+        assert!(matches!(
+            check_no_capabilities(&one),
+            Err(ConfineError::Capabilities(_))
+        ));
         assert!(check_no_capabilities("").is_err());
     }
 }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    sockopt,
 };
 
 use crate::{
@@ -127,9 +128,18 @@ impl ResponderNamespace {
     async fn build(name: &str) -> Result<Self, NamespaceError> {
         let netns = NetNs::create(name)?;
         let host = Links::open()?;
-        host.add_veth(&VethPair { peer_netns: Some(&netns), mtu: Some(MTU_BYTES), ..VethPair::new(name, INNER) }).await?;
+        host.add_veth(&VethPair {
+            peer_netns: Some(&netns),
+            mtu: Some(MTU_BYTES),
+            ..VethPair::new(name, INNER)
+        })
+        .await?;
         // The host's stack has nothing to say to the responder.
-        sysctl::set(&NetNs::current()?, &format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+        sysctl::set(
+            &NetNs::current()?,
+            &format!("net/ipv6/conf/{name}/disable_ipv6"),
+            "1",
+        )?;
         host.set_up(name).await?;
         let ifindex = host.index(name).await?;
 
@@ -144,8 +154,16 @@ impl ResponderNamespace {
             inside.add_route(&route).await?;
         }
         let listeners = netns.run(listeners)??;
-        let host_end = Port { name: name.to_owned(), ifindex, has_peer_elsewhere: true };
-        Ok(Self { netns, host_end, listeners })
+        let host_end = Port {
+            name: name.to_owned(),
+            ifindex,
+            has_peer_elsewhere: true,
+        };
+        Ok(Self {
+            netns,
+            host_end,
+            listeners,
+        })
     }
 
     /// Removes the namespace and the veth pair of this name, if they are there.
@@ -169,7 +187,10 @@ fn routes() -> [Route; 4] {
     [
         Route::local(prefix.into(), prefix_bits),
         Route::default_v4().dev(INNER).advmss(OFFERED_MSS_BYTES),
-        Route::default_v6().dev(INNER).mtu_locked(IPV6_PATH_MTU_BYTES).advmss(OFFERED_MSS_BYTES),
+        Route::default_v6()
+            .dev(INNER)
+            .mtu_locked(IPV6_PATH_MTU_BYTES)
+            .advmss(OFFERED_MSS_BYTES),
         // Guests may call from link-local addresses.
         Route::to(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 64)
             .dev(INNER)
@@ -179,13 +200,22 @@ fn routes() -> [Route; 4] {
 }
 
 fn listeners() -> Result<[TcpListener; 2], NamespaceError> {
-    let on = |address: SocketAddr| listener(address).map_err(|cause| NamespaceError::Listen { address, cause });
-    Ok([on((Ipv4Addr::UNSPECIFIED, HTTP_PORT).into())?, on((Ipv6Addr::UNSPECIFIED, HTTP_PORT).into())?])
+    let on = |address: SocketAddr| {
+        listener(address).map_err(|cause| NamespaceError::Listen { address, cause })
+    };
+    Ok([
+        on((Ipv4Addr::UNSPECIFIED, HTTP_PORT).into())?,
+        on((Ipv6Addr::UNSPECIFIED, HTTP_PORT).into())?,
+    ])
 }
 
 /// A listening socket, non-blocking. What is set here is inherited by every connection.
 fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -194,7 +224,10 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // An answer is one write; it must not wait for the acknowledgement of the one before.
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(address))?;
+    bind(
+        std::os::fd::AsRawFd::as_raw_fd(&socket),
+        &SockaddrStorage::from(address),
+    )?;
     listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(TcpListener::from(socket))
 }

@@ -4,10 +4,7 @@
 use std::{
     io,
     net::TcpListener,
-    os::{
-        fd::AsFd,
-        unix::net::UnixStream as StdUnixStream,
-    },
+    os::{fd::AsFd, unix::net::UnixStream as StdUnixStream},
     sync::{Arc, Barrier, OnceLock, atomic::Ordering},
     thread,
 };
@@ -45,30 +42,48 @@ pub enum ProcessError {
 /// # Errors
 /// When the daemon does not introduce itself, or a right cannot be given up: nothing is served then.
 pub fn run() -> Result<(), ProcessError> {
-    let line = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(ProcessError::Daemon)?);
+    let line = StdUnixStream::from(
+        io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(ProcessError::Daemon)?,
+    );
     let [v4, v6, netns] = protocol::receive_descriptors(&line).map_err(ProcessError::Daemon)?;
     let listeners = [v4, v6].map(TcpListener::from);
     confine::drop_privileges(&netns)?;
     drop(netns);
 
     line.set_nonblocking(true).map_err(ProcessError::Daemon)?;
-    let runtime = runtime::Builder::new_current_thread().enable_io().build().map_err(ProcessError::Daemon)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(ProcessError::Daemon)?;
     runtime.block_on(attend(line, listeners))
 }
 
 async fn attend(line: StdUnixStream, listeners: [TcpListener; 2]) -> Result<(), ProcessError> {
     let mut line = UnixStream::from_std(line).map_err(ProcessError::Daemon)?;
-    let hello = protocol::receive(&mut line).await.map_err(ProcessError::Daemon)?;
+    let hello = protocol::receive(&mut line)
+        .await
+        .map_err(ProcessError::Daemon)?;
     let Some(ToResponder::Hello { token_key, workers }) = hello else {
         return Err(ProcessError::Daemon(io::Error::other("no introduction")));
     };
     let guests = Arc::new(Guests::default());
-    let server = Arc::new(Server::new(Arc::clone(&guests), TokenKeys { current: TokenKey::new(token_key), previous: None }));
+    let server = Arc::new(Server::new(
+        Arc::clone(&guests),
+        TokenKeys {
+            current: TokenKey::new(token_key),
+            previous: None,
+        },
+    ));
     let gate = Arc::new(OnceLock::new());
     start_workers(&server, &gate, &listeners, workers)?;
     drop(listeners);
     confine::restrict_system_calls()?;
-    obey(&mut line, &guests, &gate).await.map_err(ProcessError::Daemon)
+    obey(&mut line, &guests, &gate)
+        .await
+        .map_err(ProcessError::Daemon)
 }
 
 /// Opened when the daemon said everything. Before, the connections that waited for this responder would be taken for
@@ -85,7 +100,10 @@ fn start_workers(
 ) -> Result<(), ProcessError> {
     let ready = Arc::new(Barrier::new(usize::from(workers) + 1));
     for number in 0..workers {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(ProcessError::Worker)?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ProcessError::Worker)?;
         let listeners = clone(listeners).map_err(ProcessError::Worker)?;
         let (server, gate, ready) = (Arc::clone(server), Arc::clone(gate), Arc::clone(&ready));
         thread::Builder::new()
@@ -118,7 +136,9 @@ async fn obey(line: &mut UnixStream, guests: &Guests, gate: &Gate) -> io::Result
                 gate.get_or_init(|| ());
                 protocol::send(line, &FromResponder::Applied(revision)).await?;
             }
-            ToResponder::Count => protocol::send(line, &FromResponder::Counters(count(guests))).await?,
+            ToResponder::Count => {
+                protocol::send(line, &FromResponder::Counters(count(guests))).await?
+            }
         }
     }
     Ok(())
@@ -140,4 +160,3 @@ fn count(guests: &Guests) -> Vec<(u32, Counters)> {
         })
         .collect()
 }
-

@@ -75,8 +75,12 @@ pub struct Counters {
 /// When the other side is gone, or the message is too long.
 pub async fn send<M: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &M) -> io::Result<()> {
     let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
-    let length = u32::try_from(body.len()).ok().filter(|bytes| *bytes <= FRAME_BYTES_MAX);
-    let length = length.ok_or_else(|| io::Error::other(format!("a message of {} bytes is too long", body.len())))?;
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|bytes| *bytes <= FRAME_BYTES_MAX);
+    let length = length.ok_or_else(|| {
+        io::Error::other(format!("a message of {} bytes is too long", body.len()))
+    })?;
     to.write_all(&length.to_le_bytes()).await?;
     to.write_all(&body).await
 }
@@ -85,7 +89,9 @@ pub async fn send<M: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &M)
 ///
 /// # Errors
 /// When the connection breaks inside a message, or it cannot be decoded.
-pub async fn receive<M: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<M>> {
+pub async fn receive<M: DeserializeOwned>(
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Option<M>> {
     let mut length = [0; 4];
     match from.read_exact(&mut length).await {
         Ok(_) => {}
@@ -94,18 +100,25 @@ pub async fn receive<M: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -
     }
     let length = u32::from_le_bytes(length);
     if length > FRAME_BYTES_MAX {
-        return Err(io::Error::other(format!("a message of {length} bytes is too long")));
+        return Err(io::Error::other(format!(
+            "a message of {length} bytes is too long"
+        )));
     }
     let mut body = vec![0; length as usize];
     from.read_exact(&mut body).await?;
-    postcard::from_bytes(&body).map(Some).map_err(io::Error::other)
+    postcard::from_bytes(&body)
+        .map(Some)
+        .map_err(io::Error::other)
 }
 
 /// Sends the descriptors that a responder starts with (SCM_RIGHTS), before any message.
 ///
 /// # Errors
 /// When the other side is gone.
-pub fn send_descriptors(to: &StdUnixStream, descriptors: [BorrowedFd<'_>; DESCRIPTORS]) -> io::Result<()> {
+pub fn send_descriptors(
+    to: &StdUnixStream,
+    descriptors: [BorrowedFd<'_>; DESCRIPTORS],
+) -> io::Result<()> {
     let raw = descriptors.map(|descriptor| descriptor.as_raw_fd());
     let rights = [ControlMessage::ScmRights(&raw)];
     // Rights travel with at least one byte.
@@ -122,15 +135,21 @@ pub fn receive_descriptors(from: &StdUnixStream) -> io::Result<[OwnedFd; DESCRIP
     let mut byte = [0];
     let mut parts = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS]);
-    let message =
-        recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(
+        from.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
     let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
             received.extend(descriptors.into_iter().map(own));
         }
     }
-    received.try_into().map_err(|_| io::Error::other("the daemon did not send its sockets"))
+    received
+        .try_into()
+        .map_err(|_| io::Error::other("the daemon did not send its sockets"))
 }
 
 #[expect(unsafe_code, reason = "the kernel hands over descriptors as numbers")]

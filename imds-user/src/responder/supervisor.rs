@@ -112,11 +112,25 @@ impl Responder {
         let mut desired = Desired::default();
         desired.merge(&initial);
         let running = Running::start(&start, &desired).await?;
-        let (report, status) = watch::channel(ResponderStatus { pid: running.child.id(), restarts: 0 });
+        let (report, status) = watch::channel(ResponderStatus {
+            pid: running.child.id(),
+            restarts: 0,
+        });
         let (commands, orders) = mpsc::channel(64);
-        let supervisor = Supervisor { start, desired, orders, report, restarts: 0, ended: BTreeMap::new() };
+        let supervisor = Supervisor {
+            start,
+            desired,
+            orders,
+            report,
+            restarts: 0,
+            ended: BTreeMap::new(),
+        };
         let task = tokio::spawn(supervisor.run(running));
-        Ok(Self { commands, status, task })
+        Ok(Self {
+            commands,
+            status,
+            task,
+        })
     }
 
     /// Changes what is served; returns when the change is in force, or will be with the next responder.
@@ -125,10 +139,17 @@ impl Responder {
     /// When the supervisor is gone.
     pub async fn update(&self, update: Update) -> Result<(), ResponderError> {
         let (done, applied) = oneshot::channel();
-        self.commands.send(Order::Update(update, done)).await.map_err(|_| ResponderError::Stopped)?;
+        self.commands
+            .send(Order::Update(update, done))
+            .await
+            .map_err(|_| ResponderError::Stopped)?;
         // An error means that the process died before it said so; the next one starts with the change.
         drop(applied.await);
-        if self.commands.is_closed() { Err(ResponderError::Stopped) } else { Ok(()) }
+        if self.commands.is_closed() {
+            Err(ResponderError::Stopped)
+        } else {
+            Ok(())
+        }
     }
 
     /// What was counted for each slot since the daemon started. What a responder counted since the last question is lost
@@ -138,7 +159,10 @@ impl Responder {
     /// When the supervisor is gone.
     pub async fn counters(&self) -> Result<BTreeMap<u32, Counters>, ResponderError> {
         let (answer, counters) = oneshot::channel();
-        self.commands.send(Order::Count(answer)).await.map_err(|_| ResponderError::Stopped)?;
+        self.commands
+            .send(Order::Count(answer))
+            .await
+            .map_err(|_| ResponderError::Stopped)?;
         counters.await.map_err(|_| ResponderError::Stopped)
     }
 
@@ -179,7 +203,11 @@ impl Desired {
     fn as_update(&self) -> Update {
         Update {
             host: self.host.clone(),
-            upsert: self.instances.iter().map(|(slot, instance)| (*slot, Arc::clone(instance))).collect(),
+            upsert: self
+                .instances
+                .iter()
+                .map(|(slot, instance)| (*slot, Arc::clone(instance)))
+                .collect(),
             remove: Vec::new(),
         }
     }
@@ -207,13 +235,19 @@ impl Supervisor {
         let mut pause = Duration::ZERO;
         loop {
             let started = Instant::now();
-            self.report.send_replace(ResponderStatus { pid: running.child.id(), restarts: self.restarts });
+            self.report.send_replace(ResponderStatus {
+                pid: running.child.id(),
+                restarts: self.restarts,
+            });
             match self.attend(&mut running).await {
                 End::Stopped => return running.stop().await,
                 End::Died => {}
             }
             self.keep_counters(&running);
-            self.report.send_replace(ResponderStatus { pid: None, restarts: self.restarts });
+            self.report.send_replace(ResponderStatus {
+                pid: None,
+                restarts: self.restarts,
+            });
             if started.elapsed() >= LIFE_MIN {
                 pause = Duration::ZERO;
             }
@@ -303,7 +337,10 @@ impl Running {
         let child = Command::new("/proc/self/exe")
             .arg("respond")
             .env_clear()
-            .envs(std::env::vars_os().filter(|(name, _)| name == "RUST_LOG" || name == "RUST_BACKTRACE"))
+            .envs(
+                std::env::vars_os()
+                    .filter(|(name, _)| name == "RUST_LOG" || name == "RUST_BACKTRACE"),
+            )
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -314,7 +351,9 @@ impl Running {
         protocol::send_descriptors(&ours, [v4.as_fd(), v6.as_fd(), start.netns.as_fd()])
             .map_err(failed("send sockets to"))?;
         ours.set_nonblocking(true).map_err(failed("speak to"))?;
-        let (mut reader, writer) = UnixStream::from_std(ours).map_err(failed("speak to"))?.into_split();
+        let (mut reader, writer) = UnixStream::from_std(ours)
+            .map_err(failed("speak to"))?
+            .into_split();
         let (forward, messages) = mpsc::channel(64);
         tokio::spawn(async move {
             while let Ok(Some(message)) = protocol::receive(&mut reader).await {
@@ -324,15 +363,31 @@ impl Running {
             }
         });
         let (waiting, questions, counted) = (Vec::new(), Vec::new(), Vec::new());
-        let mut running = Self { child, writer, messages, revision: 0, waiting, questions, counted };
-        match tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), running.introduce(start, desired)).await {
+        let mut running = Self {
+            child,
+            writer,
+            messages,
+            revision: 0,
+            waiting,
+            questions,
+            counted,
+        };
+        match tokio::time::timeout(
+            Duration::from_secs(START_SECONDS_MAX),
+            running.introduce(start, desired),
+        )
+        .await
+        {
             Ok(introduced) => introduced.map(|()| running),
             Err(_) => Err(ResponderError::Late),
         }
     }
 
     async fn introduce(&mut self, start: &Start, desired: &Desired) -> Result<(), ResponderError> {
-        let hello = ToResponder::Hello { token_key: *start.token_key, workers: start.workers };
+        let hello = ToResponder::Hello {
+            token_key: *start.token_key,
+            workers: start.workers,
+        };
         let (done, mut applied) = oneshot::channel();
         let told = match protocol::send(&mut self.writer, &hello).await {
             Ok(()) => self.update(&desired.as_update(), done).await,
@@ -346,7 +401,14 @@ impl Running {
                 return Ok(());
             }
         }
-        let status = self.child.wait().await.map_err(|cause| ResponderError::Io { what: "wait for", cause })?;
+        let status = self
+            .child
+            .wait()
+            .await
+            .map_err(|cause| ResponderError::Io {
+                what: "wait for",
+                cause,
+            })?;
         Err(ResponderError::Died(status))
     }
 
@@ -357,7 +419,11 @@ impl Running {
             protocol::send(&mut self.writer, &ToResponder::Host(host.clone())).await?;
         }
         if !update.remove.is_empty() {
-            protocol::send(&mut self.writer, &ToResponder::Remove(update.remove.clone())).await?;
+            protocol::send(
+                &mut self.writer,
+                &ToResponder::Remove(update.remove.clone()),
+            )
+            .await?;
         }
         for chunk in update.upsert.chunks(CHUNK_INSTANCES) {
             protocol::send(&mut self.writer, &ToResponder::Upsert(chunk.to_vec())).await?;
@@ -368,7 +434,10 @@ impl Running {
     fn note(&mut self, message: FromResponder, ended: &BTreeMap<u32, Counters>) {
         match message {
             FromResponder::Applied(revision) => {
-                for (_, done) in self.waiting.extract_if(.., |(number, _)| *number <= revision) {
+                for (_, done) in self
+                    .waiting
+                    .extract_if(.., |(number, _)| *number <= revision)
+                {
                     // Whoever asked may have gone.
                     done.send(()).ok();
                 }

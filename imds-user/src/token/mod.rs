@@ -24,7 +24,8 @@ pub const TTL_SECONDS_MAX: u32 = 21_600;
 
 /// What tokens of EC2's current generation begin with; it makes them begin with `AQAEA`.
 const HEADER: [u8; 4] = [1, 0, 4, 0];
-const NONCE_BYTES: usize = 12;
+/// Length of a nonce in bytes.
+pub const NONCE_BYTES: usize = 12;
 const EXPIRY_BYTES: usize = 8;
 const TAG_BYTES: usize = 16;
 const TOKEN_BYTES: usize = HEADER.len() + NONCE_BYTES + EXPIRY_BYTES + TAG_BYTES;
@@ -152,7 +153,7 @@ impl TokenKey {
         binding: &Binding,
         ttl: TtlSeconds,
         now: UnixMillis,
-        nonce: [u8; 12],
+        nonce: [u8; NONCE_BYTES],
     ) -> SessionToken {
         let expiry = now.0.saturating_add(u64::from(ttl.0) * 1000);
         let mut sealed = expiry.to_be_bytes();
