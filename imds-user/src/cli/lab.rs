@@ -254,7 +254,11 @@ fn write_next(out: &mut dyn Write, name: &LabName, imds: &str) -> io::Result<()>
         "  curl -sw '\\n' -H \"X-aws-ec2-metadata-token: $TOKEN\" {url}/meta-data/"
     )?;
     writeln!(out, "  exit")?;
-    writeln!(out, "\nWhat the daemon counted; and the end:\n")?;
+    writeln!(
+        out,
+        "\nHow the lab and its daemon are doing; and the end:\n"
+    )?;
+    writeln!(out, "  {}", lab("status", ""))?;
     writeln!(
         out,
         "  {imds} status --state-dir {}",
@@ -334,6 +338,7 @@ mod tests {
                  http://169.254.169.254/latest/meta-data/instance-id",
                 "  sudo ./imds lab exec --name other web -- curl -si http://169.254.169.254/latest/meta-data/instance-id",
                 "  sudo ./imds lab shell --name other web",
+                "  sudo ./imds lab status --name other",
                 "  sudo ./imds status --state-dir /run/imds-other",
                 "  sudo ./imds lab down --name other",
             ]

@@ -173,7 +173,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 fn privileges(facts: &Facts) -> Finding {
-    const SUBJECT: &str = "privileges";
+    const SUBJECT: &str = "capabilities";
     if !facts.is_root {
         return Finding::fail(SUBJECT, "not root", "run this (and the daemon) as root");
     }
@@ -183,7 +183,7 @@ fn privileges(facts: &Facts) -> Finding {
         .map(|(_, name)| *name)
         .collect();
     if missing.is_empty() {
-        return Finding::ok(SUBJECT, "root, with every capability that is needed");
+        return Finding::ok(SUBJECT, "root, with all that are needed");
     }
     let found = format!("root without {}", missing.join(", "));
     Finding::fail(
@@ -538,26 +538,26 @@ mod tests {
         check(
             |facts| facts.is_root = false,
             Level::Fail,
-            "privileges",
+            "capabilities",
             "not root",
         );
         check(
             without(39),
             Level::Fail,
-            "privileges",
+            "capabilities",
             "root without CAP_BPF",
         );
         check(
             without(12),
             Level::Fail,
-            "privileges",
+            "capabilities",
             "root without CAP_NET_ADMIN",
         );
         check(
             without(25),
             Level::Ok,
-            "privileges",
-            "root, with every capability that is needed",
+            "capabilities",
+            "root, with all that are needed",
         );
     }
 
