@@ -11,15 +11,25 @@ use crate::process::run;
 use crate::skip::{has_command, skip};
 
 /// What a kernel without built-in drivers needs for a virtio network card, in the order of their needs.
-const MODULES: [&str; 8] = [
-    "virtio/virtio_ring",
-    "virtio/virtio",
-    "virtio/virtio_pci_legacy_dev",
-    "virtio/virtio_pci_modern_dev",
-    "virtio/virtio_pci",
+const CARD_MODULES: [&str; 8] = [
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
     "net/core/failover",
-    "net/net_failover",
-    "net/virtio_net",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+];
+
+/// What it needs to be a host with namespaces for guests.
+const HOST_MODULES: [&str; 6] = [
+    "net/llc/llc",
+    "net/802/stp",
+    "net/bridge/bridge",
+    "drivers/net/veth",
+    "net/sched/sch_ingress",
+    "net/sched/cls_bpf",
 ];
 
 /// Programs of the guest: what it runs is a shell script over these.
@@ -66,38 +76,63 @@ impl Machine {
     /// When the initramfs cannot be made or QEMU cannot be started.
     #[must_use]
     pub fn run(&self, host: &Host, tap: &str, mac: &str, script: &str) -> String {
-        let root = host.dir().join("initramfs");
-        self.fill(&root, script);
-        let image = host.dir().join("initramfs.cpio");
-        pack(&root, &image);
         let network = format!("tap,id=net0,ifname={tap},script=no,downscript=no");
         let device = format!("virtio-net-pci,netdev=net0,mac={mac},romfile=");
-        let kernel = text(&self.vmlinuz);
-        let argv = [
+        let network = ["-netdev", &network, "-device", &device];
+        self.boot(host, &CARD_MODULES, &[], &network, script)
+    }
+
+    /// Boots without a network, with the program of the project and what it needs of the kernel: a host of its own,
+    /// whatever kernel this machine has. The script finds the programs in its path.
+    ///
+    /// # Panics
+    /// When the initramfs cannot be made or QEMU cannot be started.
+    #[must_use]
+    pub fn run_as_host(&self, host: &Host, programs: &[&Path], script: &str) -> String {
+        self.boot(host, &HOST_MODULES, programs, &["-nic", "none"], script)
+    }
+
+    /// The kernel's version, as the name of its modules' folder tells it.
+    #[must_use]
+    pub fn kernel_version(&self) -> String {
+        let name = self.modules.file_name().expect("a folder has a name");
+        name.to_string_lossy().into_owned()
+    }
+
+    fn boot(
+        &self,
+        host: &Host,
+        modules: &[&str],
+        programs: &[&Path],
+        network: &[&str],
+        script: &str,
+    ) -> String {
+        let root = host.dir().join("initramfs");
+        self.fill(&root, modules, programs, script);
+        let image = host.dir().join("initramfs.cpio");
+        pack(&root, &image);
+        let fixed = [
             "timeout",
             "-k",
             "2",
-            "60",
+            "120",
             "qemu-system-x86_64",
             "-accel",
             "tcg",
             "-cpu",
             "max",
             "-m",
-            "256",
+            "512",
             "-nographic",
             "-no-reboot",
-            "-kernel",
-            kernel,
-            "-initrd",
-            text(&image),
             "-append",
             "console=ttyS0 quiet panic=-1",
-            "-netdev",
-            &network,
-            "-device",
-            &device,
+            "-kernel",
+            text(&self.vmlinuz),
+            "-initrd",
+            text(&image),
         ];
+        let argv = [&fixed[..], network].concat();
         let output = host.namespace().enter(|| {
             Command::new(argv[0])
                 .args(&argv[1..])
@@ -115,16 +150,19 @@ impl Machine {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn fill(&self, root: &Path, script: &str) {
-        for folder in ["bin", "dev", "proc", "sys", "modules"] {
+    fn fill(&self, root: &Path, modules: &[&str], programs: &[&Path], script: &str) {
+        for folder in ["bin", "dev", "proc", "sys", "modules", "run", "tmp", "etc"] {
             fs::create_dir_all(root.join(folder)).expect("a folder of the initramfs");
         }
         let busybox = which(BUSYBOX);
         fs::copy(&busybox, root.join("bin/busybox")).expect("a copy of busybox");
         symlink("busybox", root.join("bin/sh")).expect("a link");
         copy_with_libraries(&which("curl"), root);
+        for program in programs {
+            copy_with_libraries(program, root);
+        }
         let mut load = String::new();
-        for module in MODULES {
+        for module in modules {
             let name = module.rsplit('/').next().expect("a name");
             if self.copy_module(module, &root.join("modules")) {
                 load.push_str(&format!("/bin/busybox insmod /modules/{name}.ko\n"));
@@ -141,10 +179,7 @@ impl Machine {
 
     /// Copies a module; false where this kernel has it built in or not at all.
     fn copy_module(&self, module: &str, to: &Path) -> bool {
-        let from = self.modules.join(match module.starts_with("net/core") {
-            true => format!("kernel/{module}.ko"),
-            false => format!("kernel/drivers/{module}.ko"),
-        });
+        let from = self.modules.join(format!("kernel/{module}.ko"));
         if !from.exists() {
             return false;
         }

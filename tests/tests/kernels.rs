@@ -1,0 +1,53 @@
+//! Other kernels than this machine's: the programs load, and guests are told apart, on a machine that boots one.
+
+use imds_tests::{Host, Machine, imds_path};
+
+/// In the machine: a lab with three guests, asked who they are.
+const SCRIPT: &str = r#"
+mount -t tmpfs none /run
+mount -t tmpfs none /tmp
+mount -t bpf none /sys/fs/bpf
+mkdir -p /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+echo "kernel: $(uname -r)"
+imds doctor
+echo "doctor: $?"
+imds lab up
+echo "up: $?"
+for GUEST in web db legacy; do
+  TOKEN=$(imds lab exec $GUEST -- curl -sS --max-time 20 -X PUT http://169.254.169.254/latest/api/token -H 'X-aws-ec2-metadata-token-ttl-seconds: 60')
+  echo "$GUEST: $(imds lab exec $GUEST -- curl -sS --max-time 20 -H "X-aws-ec2-metadata-token: $TOKEN" http://169.254.169.254/latest/meta-data/instance-id)"
+done
+imds lab exec web -- curl -gsS --max-time 20 -o /dev/null -w 'web without a token over IPv6: %{http_code}\n' 'http://[fd00:ec2::254]/latest/meta-data/'
+imds lab down
+echo "down: $?"
+"#;
+
+#[test]
+fn guests_are_told_apart_on_debians_kernel() {
+    let Some(machine) = Machine::find() else {
+        return;
+    };
+    let Some(host) = Host::new() else { return };
+    let console = machine.run_as_host(&host, &[&imds_path()], SCRIPT);
+    let version = machine.kernel_version();
+    for line in [
+        &format!("kernel: {version}"),
+        "up: 0",
+        "down: 0",
+        "web without a token over IPv6: 401",
+    ] {
+        assert!(console.contains(line), "{line} is missing:\n{console}");
+    }
+    let ids: Vec<&str> = ["web: i-", "db: i-", "legacy: i-"]
+        .into_iter()
+        .map(|begins| {
+            let line = console.lines().find(|line| line.starts_with(begins));
+            line.unwrap_or_else(|| panic!("no line {begins}:\n{console}"))
+        })
+        .filter_map(|line| line.split(' ').next_back())
+        .collect();
+    assert!(
+        ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2],
+        "{ids:?}"
+    );
+}
