@@ -59,16 +59,22 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-fn finish(command: &mut Command) -> anyhow::Result<Output> {
+/// Runs the program to its end, whatever that is, and keeps what it says.
+pub(crate) fn finish(command: &mut Command) -> anyhow::Result<Output> {
     command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {}", shown(command)))
 }
 
-fn tail(output: &Output) -> String {
+/// What the program said on both streams.
+pub(crate) fn said(output: &Output) -> String {
     let said = [&output.stdout[..], &output.stderr[..]].concat();
-    let said = String::from_utf8_lossy(&said);
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+fn tail(output: &Output) -> String {
+    let said = said(output);
     let lines: Vec<_> = said.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
