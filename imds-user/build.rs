@@ -66,6 +66,7 @@ fn missing(what: &str) {
 /// aya-build turns each line of the inner cargo into a warning of ours, which every later build would repeat.
 #[expect(
     unsafe_code,
+    clippy::disallowed_methods,
     reason = "aya-build takes the inner cargo's settings from the environment alone"
 )]
 fn quieten_inner_cargo() {

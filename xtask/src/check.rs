@@ -1,0 +1,150 @@
+//! `cargo xtask check`: everything that can be said about the code without running it.
+
+use std::{
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use crate::{
+    command, report,
+    setup::{self, Extent},
+    tally::Tally,
+    tidy, workspace,
+};
+
+/// Look at the code: format, lints, documentation, tidiness, dependencies
+///
+/// Runs everything and reports all that failed, not the first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {}
+
+impl Check {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        setup::ensure(Extent::Check)?;
+        Ok(tally()?.conclude())
+    }
+}
+
+/// Makes every check. A check counts as one test.
+pub(crate) fn tally() -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
+    for check in [
+        format(),
+        lints(),
+        bpf_lints(),
+        documentation(),
+        dependencies(),
+    ] {
+        tally.add(check.tally());
+    }
+    tally.add(advisories().tally());
+    let started = Instant::now();
+    let tidiness = tidy::tally()?;
+    tell("tidy", tidiness.failures.is_empty(), started);
+    tally.add(tidiness);
+    Ok(tally)
+}
+
+/// One program that judges the code.
+struct Judge {
+    name: &'static str,
+    command: Command,
+    /// How to tell from what it said that it could not judge, and the reason that is given then.
+    cannot: Option<(&'static str, &'static str)>,
+}
+
+impl Judge {
+    fn new(name: &'static str, command: Command) -> Self {
+        Self {
+            name,
+            command,
+            cannot: None,
+        }
+    }
+
+    fn tally(mut self) -> Tally {
+        let started = Instant::now();
+        let Err(cause) = command::quietly(&mut self.command) else {
+            tell(self.name, true, started);
+            return Tally {
+                n_passed: 1,
+                ..Tally::default()
+            };
+        };
+        let said = format!("{cause:#}");
+        if let Some((sign, reason)) = self.cannot
+            && said.contains(sign)
+        {
+            return Tally {
+                skips: vec![format!("check {}: {reason}", self.name)],
+                ..Tally::default()
+            };
+        }
+        tell(self.name, false, started);
+        report::line(said);
+        Tally {
+            failures: vec![format!("check {}", self.name)],
+            ..Tally::default()
+        }
+    }
+}
+
+fn tell(name: &str, is_ok: bool, started: Instant) {
+    let seconds = started.elapsed().as_secs_f32();
+    let word = if is_ok { "ok" } else { "FAILED" };
+    report::outcome(word, format_args!("check {name} ({seconds:.1} s)"));
+}
+
+fn format() -> Judge {
+    let mut fmt = command::cargo();
+    fmt.args(["fmt", "--all", "--", "--check"]);
+    Judge::new("format", fmt)
+}
+
+fn lints() -> Judge {
+    let mut clippy = command::cargo();
+    clippy.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    clippy.args(["--", "-D", "warnings"]);
+    Judge::new("lints", clippy)
+}
+
+/// The eBPF programs exist for their own target only, and need its toolchain's linter.
+fn bpf_lints() -> Judge {
+    let clippy = setup::bpf_clippy();
+    let mut judge = Judge::new("lints of the eBPF programs", clippy);
+    judge.cannot = Some((
+        "is not installed for the custom toolchain",
+        "the BPF toolchain has no clippy",
+    ));
+    judge
+}
+
+fn documentation() -> Judge {
+    let mut doc = command::cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-Dwarnings");
+    Judge::new("documentation", doc)
+}
+
+fn dependencies() -> Judge {
+    let mut deny = deny();
+    deny.args(["--offline", "check", "bans", "licenses", "sources"]);
+    Judge::new("dependencies", deny)
+}
+
+fn advisories() -> Judge {
+    let mut deny = deny();
+    deny.args(["check", "advisories"]);
+    let mut judge = Judge::new("advisories", deny);
+    judge.cannot = Some((
+        "failed to fetch advisory database",
+        "the advisory database could not be fetched",
+    ));
+    judge
+}
+
+fn deny() -> Command {
+    let mut deny = Command::new("cargo-deny");
+    deny.current_dir(workspace::root());
+    deny
+}

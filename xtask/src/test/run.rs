@@ -1,0 +1,71 @@
+//! Runs one `cargo test`, shows what it says and adds it up.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::Context as _;
+
+use super::results::Results;
+use crate::{command, report, setup::Found, tally::Tally, workspace};
+
+/// What tests are told by environment variables.
+pub(crate) struct Environment {
+    variables: Vec<(&'static str, OsString)>,
+    /// Where a test that is skipped appends why, a line each.
+    skip_log: PathBuf,
+}
+
+impl Environment {
+    pub(crate) fn new(found: Found) -> anyhow::Result<Self> {
+        let skip_log = workspace::target_dir("xtask")?.join("skips.log");
+        let mut variables = found.test_environment;
+        variables.push(("IMDS_BIN", workspace::imds()?.into()));
+        variables.push(("IMDS_SKIP_LOG", skip_log.clone().into()));
+        Ok(Self {
+            variables,
+            skip_log,
+        })
+    }
+
+    fn take_skips(&self) -> anyhow::Result<String> {
+        fs::read_to_string(&self.skip_log)
+            .with_context(|| format!("read the skips in {}", self.skip_log.display()))
+    }
+}
+
+/// Runs the tests. Their output is ours, too.
+pub(crate) fn run(cargo: &mut Command, environment: &Environment) -> anyhow::Result<Tally> {
+    fs::write(&environment.skip_log, "")
+        .with_context(|| format!("empty {}", environment.skip_log.display()))?;
+    cargo.envs(
+        environment
+            .variables
+            .iter()
+            .map(|(name, value)| (name, value)),
+    );
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {}", command::shown(cargo)))?;
+    let results = read(&mut child)?;
+    let status = child.wait().context("wait for cargo test")?;
+    Ok(results.conclude(&environment.take_skips()?, status.success()))
+}
+
+fn read(child: &mut Child) -> anyhow::Result<Results> {
+    let stdout = child.stdout.take().context("cargo test has an output")?;
+    let mut results = Results::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        report::line(&line);
+        results.read(&line);
+    }
+    Ok(results)
+}
