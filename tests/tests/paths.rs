@@ -289,7 +289,7 @@ fn an_answer_passes_a_narrow_hop_behind_a_forwarding_guest_over_ipv6() {
 #[test]
 fn a_tagged_guest_is_answered_under_its_tag() {
     let Some(mut host) = Host::new() else { return };
-    let tap = host.guest("raw").tap();
+    let tap = host.guest("raw").ipv6_enabled().tap();
     let _daemon = host.start();
     for (tag, port) in [(Some(7), 40_007), (Some(4094), 40_094), (None, 40_000)] {
         for (from, port) in [("10.0.0.10", port), ("fd00:1::10", port + 1000)] {

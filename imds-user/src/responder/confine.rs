@@ -80,20 +80,22 @@ pub fn drop_privileges(netns: impl AsFd) -> Result<(), ConfineError> {
 /// When the filter is refused.
 pub fn restrict_system_calls() -> Result<(), ConfineError> {
     let failed = |error: &dyn std::fmt::Display| ConfineError::Seccomp(error.to_string());
-    let rules: BTreeMap<_, _> = SYSTEM_CALLS
-        .iter()
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
+    let apply = |calls: &[libc::c_long], listed, others| -> Result<(), ConfineError> {
+        let rules: BTreeMap<_, _> = calls.iter().map(|call| (*call, Vec::new())).collect();
+        let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
+        let filter =
+            SeccompFilter::new(rules, others, listed, arch).map_err(|error| failed(&error))?;
+        let program = BpfProgram::try_from(filter).map_err(|error| failed(&error))?;
+        seccompiler::apply_filter_all_threads(&program).map_err(|error| failed(&error))
+    };
+    // Of two filters the stricter answer counts, so what is refused has to be allowed here.
+    let tolerated = [SYSTEM_CALLS, REFUSED_CALLS].concat();
+    apply(
+        REFUSED_CALLS,
+        SeccompAction::Errno(EACCES),
         SeccompAction::Allow,
-        arch,
-    )
-    .map_err(|error| failed(&error))?;
-    let program = BpfProgram::try_from(filter).map_err(|error| failed(&error))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|error| failed(&error))
+    )?;
+    apply(&tolerated, SeccompAction::Allow, SeccompAction::KillProcess)
 }
 
 /// What tokio, hyper, the allocator and the Rust runtime call while connections are served. No `socket`, `connect`,
@@ -147,8 +149,17 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_rseq,
+    // glibc's allocator, to see how many arenas are enough, once it has more than eight threads
+    libc::SYS_sched_getaffinity,
     libc::SYS_set_robust_list,
 ];
+
+/// What is answered with "permission denied" instead of the end of the process: glibc's allocator looks into
+/// /proc/sys/vm/overcommit_memory when it gives much memory back (`check_may_shrink_heap`), and does without.
+const REFUSED_CALLS: &[libc::c_long] = &[libc::SYS_openat];
+
+/// As an unsigned number, as seccomp wants it.
+const EACCES: u32 = libc::EACCES as u32;
 
 /// As many as the service wants, or as the host allows. Beyond it a connection waits until another one ends.
 fn limit_descriptors() -> Result<(), nix::errno::Errno> {
