@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{self, ConfigError, Guest, Settings},
+    config::{self, ConfigError, Guest, Settings, disk::Disk},
     control::{
         self, Answer, DaemonStatus, PortStatus, Request, ResponderStatus, StatusReport,
         server::Question,
@@ -117,7 +117,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     }
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
-    let settings = config::load(&options.config, &state.installation()?)?;
+    let settings = config::load(&options.config, &state.installation()?, &Disk)?;
     let wanted = find_ports(settings.guests).await?;
 
     let name = state.namespace_name();
@@ -248,7 +248,7 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
-        let settings: Settings = config::load(&self.options.config, &state.installation()?)?;
+        let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
         let wanted = find_ports(settings.guests).await?;
         self.apply(settings.host, wanted).await
     }

@@ -9,8 +9,9 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::{config::Installation, instance::UnixSeconds};
 
 const INSTALLATION: &str = "installation.json";
 const TOKEN_KEY: &str = "token.key";
@@ -41,15 +42,6 @@ pub enum StateError {
         /// What is wrong with it.
         cause: String,
     },
-}
-
-/// What was made up once for this installation; whatever a configuration leaves out derives from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Installation {
-    /// Random.
-    pub seed: [u8; 16],
-    /// When, in seconds since 1970 (UTC).
-    pub created_unix_seconds: u64,
 }
 
 /// The directory, held by one daemon.
@@ -97,7 +89,7 @@ impl StateDir {
                 .unwrap_or_default();
             let installation = Installation {
                 seed: random()?,
-                created_unix_seconds: now.as_secs(),
+                created: UnixSeconds(now.as_secs()),
             };
             serde_json::to_vec(&installation).map_err(io::Error::other)
         };

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use imds_user::config;
+use imds_user::config::{Installation, disk::Disk};
 use imds_user::instance::TokenUse;
-use imds_user::state::Installation;
 
 use super::table::{Align, Cell, Table};
 use super::{BOLD, EXIT_FINE, GOOD};
@@ -22,7 +22,7 @@ ports are there is not looked at.";
 /// What is not given is made up from this; a check shows nothing that is made up.
 const INSTALLATION: Installation = Installation {
     seed: [0; 16],
-    created_unix_seconds: 0,
+    created: imds_user::instance::UnixSeconds(0),
 };
 
 /// Check a configuration file without touching anything
@@ -36,7 +36,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let settings = config::load(&self.config, &INSTALLATION)?;
+        let settings = config::load(&self.config, &INSTALLATION, &Disk)?;
         let count = settings.guests.len();
         let plural = if count == 1 { "" } else { "s" };
         writeln!(

@@ -61,7 +61,7 @@ pub struct PrivateIpv4 {
 }
 
 /// A security group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SecurityGroup {
     /// `sg-…`
     pub id: SecurityGroupId,

@@ -3,16 +3,10 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use imds_ebpf::abi::slot::{
+    INDEX_BITS, SLOT_BITS, SLOT_MAX, index_of, slot_of_tag_v4, slot_of_tag_v6, tag_v4, tag_v6,
+};
 use serde::{Deserialize, Serialize};
-
-/// Bits of a slot that index the tables of the kernel programs: 65,536 instances.
-const INDEX_BITS: u32 = 16;
-/// Bits of a slot in all. The rest above the index counts generations, so that a slot is not reused soon.
-const SLOT_BITS: u32 = 23;
-/// First address of the IPv4 tag range, 127.128.0.0/9.
-const TAG_V4_BASE: u32 = u32::from_be_bytes([127, 128, 0, 0]);
-/// The IPv6 tag prefix, fd49:4d44:5300::/64.
-const TAG_V6_PREFIX: u128 = 0xfd49_4d44_5300_0000 << 64;
 
 /// Generations that a table index goes through before a slot comes again.
 pub const GENERATIONS: u8 = 1 << (SLOT_BITS - INDEX_BITS);
@@ -27,7 +21,7 @@ pub struct Slot(u32);
 
 /// A number that is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no slot: slots are 1 to {max}", max = (1u32 << SLOT_BITS) - 1)]
+#[error("{0} is no slot: slots are 1 to {max}", max = SLOT_MAX)]
 pub struct SlotError(u32);
 
 impl Slot {
@@ -48,7 +42,7 @@ impl Slot {
     /// Its place in the tables.
     #[must_use]
     pub fn index(self) -> u16 {
-        (self.0 & ((1 << INDEX_BITS) - 1)) as u16
+        index_of(self.0) as u16
     }
 
     /// How often that place was handed out before, modulo [`GENERATIONS`].
@@ -60,27 +54,25 @@ impl Slot {
     /// The IPv4 destination that the port program gives this slot's packets.
     #[must_use]
     pub fn tag_v4(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(TAG_V4_BASE + self.0)
+        Ipv4Addr::from_bits(tag_v4(self.0))
     }
 
     /// The IPv6 destination that the port program gives this slot's packets.
     #[must_use]
     pub fn tag_v6(self) -> Ipv6Addr {
-        Ipv6Addr::from_bits(TAG_V6_PREFIX | u128::from(self.0))
+        Ipv6Addr::from(tag_v6(self.0))
     }
 
     /// The slot of an IPv4 tag address.
     #[must_use]
     pub fn from_tag_v4(address: Ipv4Addr) -> Option<Self> {
-        let raw = address.to_bits().checked_sub(TAG_V4_BASE)?;
-        Self::try_from(raw).ok()
+        slot_of_tag_v4(address.to_bits())?.try_into().ok()
     }
 
     /// The slot of an IPv6 tag address.
     #[must_use]
     pub fn from_tag_v6(address: Ipv6Addr) -> Option<Self> {
-        let raw = address.to_bits().checked_sub(TAG_V6_PREFIX)?;
-        Self::try_from(u32::try_from(raw).ok()?).ok()
+        slot_of_tag_v6(address.segments())?.try_into().ok()
     }
 }
 
@@ -88,7 +80,7 @@ impl TryFrom<u32> for Slot {
     type Error = SlotError;
 
     fn try_from(raw: u32) -> Result<Self, SlotError> {
-        if raw == 0 || raw >= 1 << SLOT_BITS {
+        if raw == 0 || raw > SLOT_MAX {
             return Err(SlotError(raw));
         }
         Ok(Self(raw))
