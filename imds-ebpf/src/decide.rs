@@ -94,7 +94,7 @@ pub fn ipv4(ip: &Ipv4, frame_bytes: u32) -> Verdict {
 }
 
 /// A guest's IPv6 packet by its first header alone. [`Verdict::Answer`] means: ICMPv6, to be looked at by
-/// [`neighbour`] or, where it is too short for that, [`icmpv6`].
+/// [`neighbour()`] or, where it is too short for that, [`icmpv6`].
 #[inline(always)]
 pub fn ipv6(ip: &Ipv6, frame_bytes: u32) -> Verdict {
     if is_metadata_v6(&ip.source()) {

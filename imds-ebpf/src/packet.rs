@@ -56,9 +56,12 @@ pub(crate) fn read_linear<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> 
 #[inline(always)]
 pub(crate) fn stripped_tag(ctx: &TcContext) -> Tag {
     let skb = ctx.skb.skb;
-    // SAFETY: the context is valid while the program runs, and these fields may be read by a classifier.
-    let (present, tci, protocol) =
-        unsafe { ((*skb).vlan_present, (*skb).vlan_tci, (*skb).vlan_proto) };
+    // SAFETY: the context is valid while the program runs, and a classifier may read this field; so below.
+    let present = unsafe { (*skb).vlan_present };
+    // SAFETY: as above.
+    let tci = unsafe { (*skb).vlan_tci };
+    // SAFETY: as above.
+    let protocol = unsafe { (*skb).vlan_proto };
     if present == 0 {
         return Tag {
             protocol: 0,

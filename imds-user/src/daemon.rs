@@ -57,7 +57,9 @@ pub enum DaemonError {
     #[error("only root can load programs and make namespaces: run it with sudo")]
     NotRoot,
     /// The kernel was built without type information.
-    #[error("this kernel has no BTF ({BTF}): boot one with CONFIG_DEBUG_INFO_BTF=y, as every current distribution has it")]
+    #[error(
+        "this kernel has no BTF ({BTF}): boot one with CONFIG_DEBUG_INFO_BTF=y, as every current distribution has it"
+    )]
     NoBtf,
     /// The configuration is wrong.
     #[error(transparent)]

@@ -52,10 +52,10 @@ pub fn advertisement(solicitation: &Ipv6) -> [u16; ANSWER_GROUPS] {
     let mut answer = [0; ANSWER_GROUPS];
     answer[0] = 0x6000_u16.to_be();
     answer[2] = PAYLOAD.to_be();
-    answer[3] = ((protocol::ICMPV6 as u16) << 8 | HOP_LIMIT as u16).to_be();
+    answer[3] = (u16::from(protocol::ICMPV6) << 8 | u16::from(HOP_LIMIT)).to_be();
     put(&mut answer, 4, &metadata);
     put(&mut answer, 12, &guest);
-    answer[20] = ((ADVERTISEMENT as u16) << 8).to_be();
+    answer[20] = (u16::from(ADVERTISEMENT) << 8).to_be();
     answer[22] = SOLICITED_OVERRIDE.to_be();
     put(&mut answer, 24, &metadata);
     answer[32] = TARGET_LINK_LAYER_ADDRESS.to_be();
@@ -85,7 +85,7 @@ fn put<const N: usize>(answer: &mut [u16; ANSWER_GROUPS], at: usize, groups: &[u
 /// network-order sum (RFC 1071, byte order independence).
 #[inline(always)]
 fn checksum(packet: &[u16; ANSWER_GROUPS], payload_bytes: u16) -> u16 {
-    let mut sum = u32::from(payload_bytes.to_be()) + u32::from((protocol::ICMPV6 as u16).to_be());
+    let mut sum = u32::from(payload_bytes.to_be()) + u32::from(u16::from(protocol::ICMPV6).to_be());
     let mut index = 4; // both addresses, then the message
     while index < ANSWER_GROUPS {
         sum += u32::from(packet[index]);

@@ -114,9 +114,9 @@ fn of_the_daemon(cause: Cause<'_>) -> Option<u8> {
     match cause.downcast_ref()? {
         DaemonError::NotRoot => Some(EXIT_PERMISSION),
         DaemonError::Config(_) => Some(EXIT_USAGE),
-        DaemonError::NoBtf
-        | DaemonError::NoInterface { .. }
-        | DaemonError::NotAPort { .. } => Some(EXIT_MISSING),
+        DaemonError::NoBtf | DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. } => {
+            Some(EXIT_MISSING)
+        }
         DaemonError::DataPlane(
             DataPlaneError::Load(_)
             | DataPlaneError::Program { .. }
@@ -208,7 +208,6 @@ pub(super) fn require_root(what: &str) -> Result<(), Refusal> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;

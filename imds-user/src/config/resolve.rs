@@ -474,9 +474,15 @@ fn hop_limit(limit: &Spanned<i64>) -> Result<NonZeroU8, Problem> {
     let number = u8::try_from(*limit.get_ref())
         .ok()
         .filter(|number| *number <= HOP_LIMIT_MAX);
-    number
-        .and_then(NonZeroU8::new)
-        .ok_or_else(|| problem(limit, format!("the hop limit is 1 to {HOP_LIMIT_MAX}")))
+    number.and_then(NonZeroU8::new).ok_or_else(|| {
+        problem(
+            limit,
+            format!(
+                "{} is out of range: the hop limit is 1 to {HOP_LIMIT_MAX}",
+                limit.get_ref()
+            ),
+        )
+    })
 }
 
 fn details(entry: &InstanceEntry) -> Result<Details, Problem> {
@@ -636,8 +642,8 @@ fn refuse_duplicates(entries: &[Spanned<InstanceEntry>], guests: &[Guest]) -> Re
         let refuse = |span, message| Err(Problem { span, message });
         if let Some(other) = by_port.insert(&guest.port, guest) {
             let message = format!(
-                "port `{}` is taken by instance `{}`: a port belongs to one instance",
-                guest.port, other.name
+                "port `{}` is taken by instance `{}`: give `{}` another, since a port belongs to one instance",
+                guest.port, other.name, guest.name
             );
             return refuse(at(&entry.port), message);
         }

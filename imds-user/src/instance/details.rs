@@ -141,8 +141,10 @@ worded!(
 
 worded!(
     /// `instance-life-cycle`.
+    #[derive(Default)]
     LifeCycle {
         /// Paid as used.
+        #[default]
         OnDemand = "on-demand",
         /// A Spot Instance.
         Spot = "spot",
@@ -155,16 +157,12 @@ worded!(
     }
 );
 
-impl Default for LifeCycle {
-    fn default() -> Self {
-        Self::OnDemand
-    }
-}
-
 worded!(
     /// `instance-action`: whether it should reboot in preparation for bundling.
+    #[derive(Default)]
     InstanceAction {
         /// Nothing to do.
+        #[default]
         None = "none",
         /// Shutting down.
         Shutdown = "shutdown",
@@ -172,12 +170,6 @@ worded!(
         BundlePending = "bundle-pending",
     }
 );
-
-impl Default for InstanceAction {
-    fn default() -> Self {
-        Self::None
-    }
-}
 
 worded!(
     /// `autoscaling/target-lifecycle-state`.

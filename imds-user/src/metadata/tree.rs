@@ -119,7 +119,7 @@ impl<'a> Value<'a> {
         for item in items {
             listing.push(item);
         }
-        (!listing.0.is_empty()).then(|| Self(Cow::Owned(listing.0)))
+        (!listing.0.is_empty()).then_some(Self(Cow::Owned(listing.0)))
     }
 
     fn into_bytes(self) -> Bytes {

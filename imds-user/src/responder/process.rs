@@ -137,7 +137,7 @@ async fn obey(line: &mut UnixStream, guests: &Guests, gate: &Gate) -> io::Result
                 protocol::send(line, &FromResponder::Applied(revision)).await?;
             }
             ToResponder::Count => {
-                protocol::send(line, &FromResponder::Counters(count(guests))).await?
+                protocol::send(line, &FromResponder::Counters(count(guests))).await?;
             }
         }
     }

@@ -382,7 +382,7 @@ mod tests {
                 key().verify(&web(), text.as_bytes(), MINTED),
                 Err(TokenError::Malformed),
                 "{text}"
-            )
+            );
         };
         check("");
         check("AQAEA");

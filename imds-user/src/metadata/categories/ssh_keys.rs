@@ -47,7 +47,7 @@ static SIGNER_OCSP: Named = Named {
         managed(view)
             .iter()
             .flat_map(|managed| &managed.signer_ocsp)
-            .for_each(|(name, _)| listing.push(name))
+            .for_each(|(name, _)| listing.push(name));
     },
     find: |view, name| {
         let (_, staple) = managed(view)?

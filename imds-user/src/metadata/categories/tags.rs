@@ -12,7 +12,7 @@ static INSTANCE: Named = Named {
         view.instance
             .tags
             .iter()
-            .for_each(|tag| listing.push(&tag.key))
+            .for_each(|tag| listing.push(&tag.key));
     },
     find: |view, name| {
         let tag = view.instance.tags.iter().find(|tag| &*tag.key == name)?;
