@@ -33,7 +33,6 @@ impl Completions {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use clap::ValueEnum;
 

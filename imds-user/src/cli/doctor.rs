@@ -77,7 +77,6 @@ fn word(level: Level) -> (&'static str, Style) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

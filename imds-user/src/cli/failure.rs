@@ -206,7 +206,6 @@ pub(super) fn require_root(what: &str) -> Result<(), Refusal> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;

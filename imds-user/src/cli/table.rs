@@ -102,7 +102,6 @@ impl<const N: usize> Table<N> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -210,7 +210,6 @@ fn args_of(pid: u32) -> Option<Vec<String>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::netns::for_test::Scratch;

@@ -200,7 +200,6 @@ pub enum InsideError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::netns::for_test::Scratch;

@@ -474,7 +474,6 @@ impl LabName {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -522,13 +521,7 @@ mod tests {
     /// Whether the lab could not come up, and for which reason.
     fn check_nothing_stays(name: &str, program: &str, expected: &str) {
         if !nix::unistd::geteuid().is_root() {
-            #[expect(
-                clippy::print_stderr,
-                reason = "a skip is said where whoever runs the tests sees it"
-            )]
-            {
-                eprintln!("skipped: a lab needs root");
-            }
+            eprintln!("skipped: a lab needs root");
             return;
         }
         let name: LabName = format!("{name}-{}", std::process::id()).parse().unwrap();
@@ -538,7 +531,7 @@ mod tests {
             .unwrap();
         let mut steps = Vec::new();
         let up = up(&name, Path::new(program), SystemTime::UNIX_EPOCH, |step| {
-            steps.push(step)
+            steps.push(step);
         });
         let error = runtime.block_on(up).unwrap_err();
         assert_eq!(error.to_string(), expected);

@@ -252,9 +252,13 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::io;
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{self, Files, Installation};
+    use crate::instance::UnixSeconds;
 
     fn lab() -> LabName {
         "lab".parse().unwrap()
@@ -312,6 +316,33 @@ mod tests {
                 "{guest}"
             );
         }
+    }
+
+    /// The file's text is what stands in for a file system.
+    struct OneFile(String);
+
+    impl Files for OneFile {
+        fn read(&self, _path: &Path, _bytes_max: usize) -> io::Result<Vec<u8>> {
+            Ok(self.0.clone().into())
+        }
+    }
+
+    #[test]
+    fn the_daemon_accepts_the_configuration() {
+        let file = OneFile(config(&lab(), UNIX_EPOCH));
+        let installation = Installation {
+            seed: [7; 16],
+            created: UnixSeconds(0),
+        };
+        let settings = config::load(Path::new("imds.toml"), &installation, &file).unwrap();
+        let names: Vec<_> = settings.guests.iter().map(|guest| &*guest.name).collect();
+        assert_eq!(names, Guest::ALL.map(Guest::name));
+        let ids: Vec<_> = settings
+            .guests
+            .iter()
+            .map(|guest| guest.instance.id.to_string())
+            .collect();
+        assert_eq!(ids, Guest::ALL.map(|guest| instance_id(&lab(), guest)));
     }
 
     #[test]

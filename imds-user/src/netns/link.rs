@@ -654,7 +654,6 @@ fn io_error(error: &rtnetlink::Error) -> io::Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
 

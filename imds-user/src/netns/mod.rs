@@ -401,13 +401,7 @@ pub(crate) mod for_test {
         pub(crate) fn new() -> Option<Self> {
             static COUNT: AtomicU32 = AtomicU32::new(0);
             if !nix::unistd::geteuid().is_root() {
-                #[expect(
-                    clippy::print_stderr,
-                    reason = "a skip is said where whoever runs the tests sees it"
-                )]
-                {
-                    eprintln!("skipped: network namespaces need root");
-                }
+                eprintln!("skipped: network namespaces need root");
                 return None;
             }
             let name = format!(
@@ -430,7 +424,6 @@ pub(crate) mod for_test {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::for_test::Scratch;
     use super::*;

@@ -77,7 +77,6 @@ fn path_of(key: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::for_test::Scratch;
     use super::*;
