@@ -56,6 +56,9 @@ pub enum DaemonError {
     /// Not root.
     #[error("only root can load programs and make namespaces: run it with sudo")]
     NotRoot,
+    /// The kernel was built without type information.
+    #[error("this kernel has no BTF ({BTF}): boot one with CONFIG_DEBUG_INFO_BTF=y, as every current distribution has it")]
+    NoBtf,
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -107,6 +110,10 @@ pub enum DaemonError {
     },
 }
 
+/// Where the kernel shows its type information. The programs carry theirs, and a kernel that cannot read it is older or
+/// barer than anything that this was tried on.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
 /// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. Nothing is left behind.
 ///
 /// # Errors
@@ -114,6 +121,9 @@ pub enum DaemonError {
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
+    }
+    if !std::path::Path::new(BTF).exists() {
+        return Err(DaemonError::NoBtf);
     }
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;

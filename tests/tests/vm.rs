@@ -27,6 +27,8 @@ ip link set eth0 up
 ip addr add 10.0.0.10/24 dev eth0
 ip route add 169.254.169.254/32 dev eth0
 ip -6 route add fd00:ec2::254/128 dev eth0
+# The card's link-local address comes a moment after the card: before, a call would leave with ::1 as its source.
+N=0; until ip -6 addr show dev eth0 | grep -q 'scope link' || [ $N = 100 ]; do sleep 0.1; N=$((N+1)); done
 for BASE in http://169.254.169.254 'http://[fd00:ec2::254]'; do
   TOKEN=$(curl -gsS --max-time 15 -X PUT $BASE/latest/api/token -H 'X-aws-ec2-metadata-token-ttl-seconds: 60')
   echo "instance-id by $BASE: $(curl -gsS --max-time 15 -H "X-aws-ec2-metadata-token: $TOKEN" $BASE/latest/meta-data/instance-id)"

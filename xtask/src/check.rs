@@ -28,16 +28,17 @@ impl Check {
 /// Makes every check. A check counts as one test.
 pub(crate) fn tally() -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
-    for check in [
+    let judges = [
         format(),
         lints(),
         bpf_lints(),
         documentation(),
         dependencies(),
-    ] {
-        tally.add(check.tally());
+        advisories(),
+    ];
+    for judge in judges {
+        tally.add(judge.tally()?);
     }
-    tally.add(advisories().tally());
     let started = Instant::now();
     let tidiness = tidy::tally()?;
     tell("tidy", tidiness.failures.is_empty(), started);
@@ -62,30 +63,24 @@ impl Judge {
         }
     }
 
-    fn tally(mut self) -> Tally {
+    fn tally(mut self) -> anyhow::Result<Tally> {
         let started = Instant::now();
-        let Err(cause) = command::quietly(&mut self.command) else {
+        let output = command::finish(&mut self.command)?;
+        let said = command::said(&output);
+        let mut tally = Tally::default();
+        if output.status.success() {
             tell(self.name, true, started);
-            return Tally {
-                n_passed: 1,
-                ..Tally::default()
-            };
-        };
-        let said = format!("{cause:#}");
-        if let Some((sign, reason)) = self.cannot
+            tally.n_passed = 1;
+        } else if let Some((sign, reason)) = self.cannot
             && said.contains(sign)
         {
-            return Tally {
-                skips: vec![format!("check {}: {reason}", self.name)],
-                ..Tally::default()
-            };
+            tally.skips.push(format!("check {}: {reason}", self.name));
+        } else {
+            tell(self.name, false, started);
+            report::line(format_args!("$ {}\n{said}", command::shown(&self.command)));
+            tally.failures.push(format!("check {}", self.name));
         }
-        tell(self.name, false, started);
-        report::line(said);
-        Tally {
-            failures: vec![format!("check {}", self.name)],
-            ..Tally::default()
-        }
+        Ok(tally)
     }
 }
 
@@ -104,7 +99,7 @@ fn format() -> Judge {
 fn lints() -> Judge {
     let mut clippy = command::cargo();
     clippy.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
-    clippy.args(["--", "-D", "warnings"]);
+    clippy.args(["--keep-going", "--", "-D", "warnings"]);
     Judge::new("lints", clippy)
 }
 
@@ -121,7 +116,7 @@ fn bpf_lints() -> Judge {
 
 fn documentation() -> Judge {
     let mut doc = command::cargo();
-    doc.args(["doc", "--quiet", "--workspace", "--no-deps"]);
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--keep-going"]);
     doc.env("RUSTDOCFLAGS", "-Dwarnings");
     Judge::new("documentation", doc)
 }

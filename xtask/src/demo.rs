@@ -37,9 +37,10 @@ impl Demo {
         let mut lab = Lab::up(Shell::new()?)?;
         play(&mut lab.shell)?;
         lab.down()?;
-        report::line(
-            "\nEach guest got its own metadata. `imds lab up` starts the lab for you to look around in.",
-        );
+        report::line(format_args!(
+            "\nEach guest got its own metadata. To look around in the lab: {} lab up",
+            workspace::imds()?.display()
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -2,12 +2,14 @@
 
 use std::process::{Command, ExitCode};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use crate::{
     command,
     setup::{self, Extent},
+    tally::Tally,
     test::{self, Environment},
+    workspace,
 };
 
 /// How many tests run at a time. Each spends most of its time waiting for a namespace, a guest or the network, so more
@@ -20,7 +22,7 @@ const TEST_THREADS: &str = "4";
 /// else the machine does is left alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct IntegrationTest {
-    /// Only tests with one of these in their names
+    /// Only these: files of `tests/tests` without the `.rs`, or parts of tests' names
     filters: Vec<String>,
 }
 
@@ -30,7 +32,13 @@ impl IntegrationTest {
         need_root()?;
         test::build()?;
         let environment = Environment::new(found)?;
-        Ok(test::run(&mut command(&self.filters), &environment)?.conclude())
+        let tally = test::run(&mut command(&self.filters), &environment)?;
+        ensure!(
+            tally != Tally::default(),
+            "no test is meant by {}: give a file of tests/tests without its .rs, or a part of a test's name",
+            self.filters.join(" ")
+        );
+        Ok(tally.conclude())
     }
 }
 
@@ -45,9 +53,24 @@ pub(crate) fn need_root() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The tests that are meant: of the files named, of all if none is, those with one of the other words in their names.
 pub(crate) fn command(filters: &[String]) -> Command {
+    let (files, names): (Vec<&str>, Vec<&str>) = filters
+        .iter()
+        .map(String::as_str)
+        .partition(|filter| is_test_file(filter));
     let mut cargo = command::cargo();
-    cargo.args(["test", "--package", "imds-tests", "--no-fail-fast", "--"]);
-    cargo.args(["--test-threads", TEST_THREADS]).args(filters);
+    cargo.args(["test", "--package", "imds-tests", "--no-fail-fast"]);
+    for file in files {
+        cargo.args(["--test", file]);
+    }
     cargo
+        .args(["--", "--test-threads", TEST_THREADS])
+        .args(names);
+    cargo
+}
+
+fn is_test_file(name: &str) -> bool {
+    let tests = workspace::root().join("tests/tests");
+    tests.join(name).with_extension("rs").is_file()
 }

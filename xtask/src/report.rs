@@ -1,6 +1,5 @@
 //! What a task tells the person who started it, a line at a time.
 #![expect(
-    clippy::print_stdout,
     clippy::print_stderr,
     reason = "telling what happens is a task's business, and this is the one place that prints"
 )]
@@ -13,9 +12,12 @@ use std::{
 
 /// A line of output.
 pub(crate) fn line(text: impl Display) {
-    println!("{text}");
-    // A task's lines and those of the programs that it starts stay in order, also in a pipe.
-    std::io::stdout().flush().ok();
+    let mut stdout = std::io::stdout().lock();
+    // Whoever stops reading, as `head` does, does not stop the task. Flushed, since a task's lines and those of the
+    // programs that it starts stay in order then, also in a pipe.
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .ok();
 }
 
 /// The outcome of a step, its word in a column of its own: `ok          bpf-linker 0.13.0`.

@@ -114,7 +114,9 @@ fn of_the_daemon(cause: Cause<'_>) -> Option<u8> {
     match cause.downcast_ref()? {
         DaemonError::NotRoot => Some(EXIT_PERMISSION),
         DaemonError::Config(_) => Some(EXIT_USAGE),
-        DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. } => Some(EXIT_MISSING),
+        DaemonError::NoBtf
+        | DaemonError::NoInterface { .. }
+        | DaemonError::NotAPort { .. } => Some(EXIT_MISSING),
         DaemonError::DataPlane(
             DataPlaneError::Load(_)
             | DataPlaneError::Program { .. }

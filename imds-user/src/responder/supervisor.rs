@@ -342,6 +342,8 @@ impl Running {
                     .filter(|(name, _)| name == "RUST_LOG" || name == "RUST_BACKTRACE"),
             )
             .current_dir("/")
+            // Ctrl-C in a terminal is for the daemon, which ends the responder when it is time.
+            .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .kill_on_drop(true)

@@ -147,6 +147,8 @@ fn by_rustup(machine: &Machine) -> anyhow::Result<()> {
     install.args([DOWNLOAD_SECONDS_MAX, "rustup", "toolchain", "install"]);
     install.args([NIGHTLY, "--profile", "minimal", "--no-self-update"]);
     install.args(["--component", "rust-src", "--component", "clippy"]);
+    // A backtrace of rustup's would push its reason out of what is kept.
+    install.env("RUST_BACKTRACE", "0");
     command::quietly(&mut install).map_err(first_line)?;
     let mut sysroot = Command::new("rustup");
     sysroot.args(["run", NIGHTLY, "rustc", "--print", "sysroot"]);
