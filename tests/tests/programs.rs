@@ -1,5 +1,10 @@
 //! The programs in the kernel, packet by packet (`BPF_PROG_TEST_RUN`): bytes, checksums, verdicts and counters.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what failed by failing there"
+)]
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicU64, Ordering},

@@ -4,11 +4,12 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
+use imds_user::instance::UnixSeconds;
 use imds_user::lab::inside::{self, Place};
 use imds_user::lab::{self, LabError, LabName, LabStatus, Step, Up};
 
@@ -122,7 +123,7 @@ fn up(name: &LabName, out: &mut dyn Write) -> anyhow::Result<()> {
         // A lab is no worse for a line that nobody reads.
         writeln!(anstream::stderr(), "{DIM}{}{DIM:#}", step_text(step)).ok();
     };
-    let outcome = block_on(lab::up(name, &program, SystemTime::now(), progress))??;
+    let outcome = block_on(lab::up(name, &program, now(), progress))??;
     let status = lab::status(name)?;
     match outcome {
         Up::Made => writeln!(
@@ -265,6 +266,11 @@ fn write_next(out: &mut dyn Write, name: &LabName, imds: &str) -> io::Result<()>
         name.state_dir().display()
     )?;
     writeln!(out, "  {}", lab("down", ""))
+}
+
+fn now() -> UnixSeconds {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixSeconds(since.map_or(0, |since| since.as_secs()))
 }
 
 /// How to call this program again: as it was called now.

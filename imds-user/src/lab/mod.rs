@@ -24,10 +24,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::instance::UnixSeconds;
 use crate::netns::link::LinkError;
 use crate::netns::sysctl::SysctlError;
 use crate::netns::{NetNs, NetNsError};
@@ -156,7 +156,7 @@ pub enum Up {
 pub async fn up(
     name: &LabName,
     program: &Path,
-    now: SystemTime,
+    now: UnixSeconds,
     progress: impl FnMut(Step),
 ) -> Result<Up, LabError> {
     let status = status(name)?;
@@ -184,7 +184,7 @@ pub async fn up(
 async fn build(
     name: &LabName,
     program: &Path,
-    now: SystemTime,
+    now: UnixSeconds,
     mut progress: impl FnMut(Step),
 ) -> Result<(), LabError> {
     progress(Step::Wiring);
@@ -530,7 +530,7 @@ mod tests {
             .build()
             .unwrap();
         let mut steps = Vec::new();
-        let up = up(&name, Path::new(program), SystemTime::UNIX_EPOCH, |step| {
+        let up = up(&name, Path::new(program), UnixSeconds(0), |step| {
             steps.push(step);
         });
         let error = runtime.block_on(up).unwrap_err();

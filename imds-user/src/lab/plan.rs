@@ -3,19 +3,19 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::LabName;
+use crate::instance::UnixSeconds;
 use crate::netns::link::Mac;
 
 /// The configuration file, with a word between `@`s where labs differ.
 const CONFIG: &str = include_str!("host.toml");
 
 /// How long the role's credentials are good for, as EC2 hands them out.
-const CREDENTIALS_LAST: Duration = Duration::from_secs(6 * 60 * 60);
+const CREDENTIALS_LAST_SECONDS: u64 = 6 * 60 * 60;
 
 /// A guest of a lab.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -183,8 +183,8 @@ pub fn instance_id(name: &LabName, guest: Guest) -> String {
 
 /// The daemon's configuration.
 #[must_use]
-pub fn config(name: &LabName, now: SystemTime) -> String {
-    let expiration = iso8601(now + CREDENTIALS_LAST);
+pub fn config(name: &LabName, now: UnixSeconds) -> String {
+    let expiration = UnixSeconds(now.0 + CREDENTIALS_LAST_SECONDS).iso();
     let mut text = CONFIG.to_owned();
     for guest in Guest::ALL {
         text = text.replace(&format!("@{guest}.id@"), &instance_id(name, guest));
@@ -200,7 +200,7 @@ pub fn config(name: &LabName, now: SystemTime) -> String {
             letters(name, "secret access key", BASE64, 40),
         ),
         ("@token@", letters(name, "token", BASE64, 356)),
-        ("@expiration@", expiration),
+        ("@expiration@", expiration.to_string()),
     ]
     .into_iter()
     .fold(text, |text, (word, value)| text.replace(word, &value))
@@ -222,38 +222,13 @@ fn digest(name: &LabName, guest: Guest, purpose: &str) -> [u8; 32] {
     Sha256::digest(format!("imds lab {name} {guest} {purpose}")).into()
 }
 
-/// `2026-01-31T12:00:00Z`, as EC2 writes the expiration of credentials.
-fn iso8601(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil_from_days(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a day since 1970-01-01: Howard Hinnant's `civil_from_days`,
-/// <https://howardhinnant.github.io/date_algorithms.html>, for days that are not before it.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{self, Files, Installation};
 
     fn lab() -> LabName {
         "lab".parse().unwrap()
@@ -281,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_configuration_has_no_word_left_to_fill_in() {
-        let text = config(&lab(), UNIX_EPOCH);
+        let text = config(&lab(), UnixSeconds(0));
         assert!(
             !text.contains('@') || text.matches('@').count() == text.matches("imds-lab@").count(),
             "{text}"
@@ -291,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_configuration_says_of_each_guest_what_the_plan_says() {
-        let text = config(&lab(), UNIX_EPOCH);
+        let text = config(&lab(), UnixSeconds(0));
         let table: toml::Table = toml::from_str(&text).unwrap();
         let instances = table["instance"].as_array().unwrap();
         assert_eq!(instances.len(), Guest::ALL.len());
@@ -313,26 +288,39 @@ mod tests {
         }
     }
 
+    /// The file's text is what stands in for a file system.
+    struct OneFile(String);
+
+    impl Files for OneFile {
+        fn read(&self, _path: &Path, _bytes_max: usize) -> io::Result<Vec<u8>> {
+            Ok(self.0.clone().into())
+        }
+    }
+
+    #[test]
+    fn the_daemon_accepts_the_configuration() {
+        let file = OneFile(config(&lab(), UnixSeconds(0)));
+        let installation = Installation {
+            seed: [7; 16],
+            created: UnixSeconds(0),
+        };
+        let settings = config::load(Path::new("imds.toml"), &installation, &file).unwrap();
+        let names: Vec<_> = settings.guests.iter().map(|guest| &*guest.name).collect();
+        assert_eq!(names, Guest::ALL.map(Guest::name));
+        let ids: Vec<_> = settings
+            .guests
+            .iter()
+            .map(|guest| guest.instance.id.to_string())
+            .collect();
+        assert_eq!(ids, Guest::ALL.map(|guest| instance_id(&lab(), guest)));
+    }
+
     #[test]
     fn credentials_look_like_credentials() {
-        let table: toml::Table = toml::from_str(&config(&lab(), UNIX_EPOCH)).unwrap();
+        let table: toml::Table = toml::from_str(&config(&lab(), UnixSeconds(0))).unwrap();
         let role = &table["instance"][0]["role"];
         assert_eq!(role["access-key-id"].as_str().unwrap().len(), 20);
         assert_eq!(role["secret-access-key"].as_str().unwrap().len(), 40);
         assert_eq!(role["expiration"].as_str().unwrap(), "1970-01-01T06:00:00Z");
-    }
-
-    #[test]
-    fn times_are_written_as_ec2_writes_them() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_164_800, "2024-02-29T00:00:00Z"),
-            (1_735_689_599, "2024-12-31T23:59:59Z"),
-            (4_102_444_800, "2100-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(iso8601(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
-        }
     }
 }
