@@ -96,11 +96,11 @@ impl Programs {
         links.get(&slot::index_of(SLOT), 0).unwrap()
     }
 
-    fn from_guest(&mut self, frame: &[u8]) -> Ran {
+    fn run_port(&mut self, frame: &[u8]) -> Ran {
         self.run(PORT_INGRESS, frame)
     }
 
-    fn from_responder(&mut self, frame: &[u8]) -> Ran {
+    fn run_responder(&mut self, frame: &[u8]) -> Ran {
         self.run(RESPONDER_INGRESS, frame)
     }
 
@@ -141,19 +141,19 @@ impl Programs {
 }
 
 fn check_passes(programs: &mut Programs, what: &str, frame: &[u8]) {
-    let ran = programs.from_guest(frame);
+    let ran = programs.run_port(frame);
     assert_eq!(ran.action, PASS, "{what}");
     assert_eq!(ran.frame, frame, "{what}: changed");
     assert_eq!(ran.counted, [], "{what}");
 }
 
 fn check_dropped(programs: &mut Programs, what: &str, frame: &[u8], reason: Counter) {
-    let ran = programs.from_guest(frame);
+    let ran = programs.run_port(frame);
     assert_eq!((ran.action, ran.counted), (DROP, vec![reason]), "{what}");
 }
 
 fn check_delivered(programs: &mut Programs, what: &str, frame: &[u8]) -> Vec<u8> {
-    let ran = programs.from_guest(frame);
+    let ran = programs.run_port(frame);
     assert_eq!(
         (ran.action, ran.counted),
         (REDIRECT, vec![Counter::Delivered]),
@@ -375,7 +375,7 @@ fn a_packet_cut_anywhere_is_never_passed_once_it_names_the_service() {
         // The kernel's test runs take nothing shorter than the headers that the EtherType promises.
         let shortest = if frame[12] == 0x81 { 14 } else { address_ends };
         for length in shortest..frame.len() {
-            let ran = programs.from_guest(&frame[..length]);
+            let ran = programs.run_port(&frame[..length]);
             let expected = match length {
                 _ if length < address_ends => PASS,
                 _ if length < whole => DROP,
@@ -729,7 +729,7 @@ fn arp_for_the_address_is_answered_in_place() {
         ("in a VLAN", in_vlan(&plain), 18, GUEST),
         ("probe", probe, 14, [0; 4]),
     ] {
-        let ran = programs.from_guest(&frame);
+        let ran = programs.run_port(&frame);
         assert_eq!(
             (ran.action, ran.counted),
             (REDIRECT, vec![Counter::ArpAnswered]),
@@ -831,7 +831,7 @@ fn neighbour_solicitations_for_the_address_are_answered_in_place() {
     ] {
         let plain = solicitation(source, destination, METADATA_V6, 255, options);
         for (frame, at) in [(plain.clone(), 14), (in_vlan(&plain), 18)] {
-            let ran = programs.from_guest(&frame);
+            let ran = programs.run_port(&frame);
             assert_eq!(
                 (ran.action, ran.counted),
                 (REDIRECT, vec![Counter::NeighbourAnswered]),
@@ -930,7 +930,7 @@ fn an_answer_leaves_in_the_services_name_by_the_guests_port() {
         ("IPv4", reply(tcp_v4(tag_v4(), GUEST)), IP + 12..IP + 16),
         ("IPv6", reply(tcp_v6(tag_v6(), GUEST_V6)), IP + 8..IP + 24),
     ] {
-        let ran = programs.from_responder(&sent);
+        let ran = programs.run_responder(&sent);
         assert_eq!(
             (ran.action, ran.counted),
             (REDIRECT, vec![Counter::Replied]),
@@ -1012,7 +1012,7 @@ fn nothing_else_leaves_the_responders_namespace() {
             Counter::ReplyForeign,
         ),
     ] {
-        let ran = programs.from_responder(&reply(frame));
+        let ran = programs.run_responder(&reply(frame));
         assert_eq!((ran.action, ran.counted), (DROP, vec![reason]), "{what}");
     }
 }
@@ -1022,7 +1022,7 @@ fn an_answer_to_a_guest_that_never_spoke_goes_nowhere() {
     let Some(mut programs) = Programs::load() else {
         return;
     };
-    let ran = programs.from_responder(&reply(tcp_v4(tag_v4(), GUEST)));
+    let ran = programs.run_responder(&reply(tcp_v4(tag_v4(), GUEST)));
     assert_eq!(
         (ran.action, ran.counted),
         (DROP, vec![Counter::ReplyUnknownLink])
@@ -1047,7 +1047,7 @@ fn random_bytes_never_reach_the_responder_unless_they_are_a_call() {
             let at = random.below(frame.len());
             frame[at] = random.next() as u8;
         }
-        let ran = programs.from_guest(&frame);
+        let ran = programs.run_port(&frame);
         assert!(
             [PASS, DROP, REDIRECT].contains(&ran.action),
             "seed {}: {frame:02x?}",
