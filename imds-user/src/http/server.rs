@@ -14,10 +14,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http_body_util::Full;
 use hyper::{
     Request, Response as HyperResponse,
-    body::{Bytes, Incoming},
+    body::Incoming,
     rt::{Read, ReadBufCursor, Write},
     server::conn::http1,
     service::service_fn,
@@ -27,6 +26,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
+    body::WholeBody,
     guests::{Admission, Connection, Guest, Guests},
     head::RequestHead,
     respond::{Services, respond},
@@ -183,7 +183,7 @@ fn answer(
     connection: &Connection,
     hop_limit: &AtomicU8,
     request: &Request<Incoming>,
-) -> Result<HyperResponse<Full<Bytes>>, Gone> {
+) -> Result<HyperResponse<WholeBody>, Gone> {
     connection
         .active_millis
         .store(server.now_millis(), Ordering::Relaxed);
@@ -209,7 +209,7 @@ fn answer(
         // Before hyper writes the answer, and never raised again: a retransmitted segment has the TTL of the moment.
         hop_limit.fetch_min(limit.get(), Ordering::Relaxed);
     }
-    Ok(response.into_hyper(Full::new))
+    Ok(response.into_hyper(WholeBody::new))
 }
 
 fn tally(guest: &Guest, response: &Response) {
