@@ -9,6 +9,7 @@ use imds_ebpf::abi::{
     counter::Counter,
     link_header::{LinkHeader, LinkMemory},
     port::{PORTS_MAX, SlotEntry},
+    rate::Rate,
     slot::{INSTANCES_MAX, index_of},
 };
 
@@ -28,6 +29,10 @@ static SLOTS: Array<SlotEntry> = Array::with_max_entries(INSTANCES_MAX, 0);
 /// Index of a slot → the link headers of its guest. Written by `port_ingress`, cleared by the daemon.
 #[map]
 static LINKS: Array<LinkMemory> = Array::with_max_entries(INSTANCES_MAX, 0);
+
+/// Index of a slot → how many packets its port may still send. Set by the daemon, counted down by `port_ingress`.
+#[map]
+static RATES: Array<Rate> = Array::with_max_entries(INSTANCES_MAX, 0);
 
 /// Packet counts by [`Counter`]. Written by the programs, read by the daemon.
 #[map]
@@ -65,6 +70,21 @@ pub(crate) fn remember_link(slot: u32, header: &LinkHeader) {
     // SAFETY: the pointer is to a live array element, which the kernel never frees while the program runs. Other CPUs
     // may write it too; `LinkHeader` says why a mixture does no harm.
     unsafe { &mut *memory }.remember(header);
+}
+
+/// Takes packets off the port's allowance; false when it is used up.
+#[inline(always)]
+pub(crate) fn may_send(slot: u32, packets: u32, now_nanoseconds: u64) -> bool {
+    let Some(rate) = RATES.get_ptr_mut(index_of(slot)) else {
+        return false;
+    };
+    // SAFETY: the pointer is to a live array element. Other CPUs may write it too; `Rate` says what that costs.
+    let rate = unsafe { &mut *rate };
+    let Some(even) = rate.admits(now_nanoseconds) else {
+        return false;
+    };
+    rate.even_nanoseconds = even + u64::from(packets) * rate.packet_nanoseconds;
+    true
 }
 
 /// The link header for an answer to the guest's address.

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::BPF_F_PSEUDO_HDR,
     helpers::{
-        bpf_csum_diff, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_vlan_pop,
-        bpf_skb_vlan_push,
+        bpf_csum_diff, bpf_ktime_get_ns, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail,
+        bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -90,6 +90,21 @@ pub(crate) fn tag_at(ctx: &TcContext, protocol: u16, offset: usize) -> Option<(T
 pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the context is valid while the program runs.
     unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// How many packets the wire would carry for this one: large segments stand for several.
+#[inline(always)]
+pub(crate) fn wire_packets(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    let segments = unsafe { (*ctx.skb.skb).gso_segs };
+    if segments == 0 { 1 } else { segments }
+}
+
+/// The kernel's monotonic clock.
+#[inline(always)]
+pub(crate) fn now_nanoseconds() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Takes the outermost tag off, wherever the kernel keeps it.

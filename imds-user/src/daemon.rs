@@ -281,7 +281,9 @@ impl Daemon {
             self.slots.release(slot);
         }
         for guest in fresh {
-            self.dataplane.open_port(&guest.port, guest.slot)?;
+            let packets_per_second = guest.state.limits.packets_per_second;
+            self.dataplane
+                .open_port(&guest.port, guest.slot, packets_per_second)?;
             self.served.insert(guest.port.name.clone(), guest);
         }
         Ok(())
@@ -312,12 +314,27 @@ impl Daemon {
     fn publish(&mut self, wanted: Wanted, update: &mut Update) -> Result<Vec<Served>, DaemonError> {
         let at = now();
         let mut fresh = Vec::new();
-        for (port_name, (Guest { name, instance, .. }, port)) in wanted {
+        for (port_name, (guest, port)) in wanted {
+            let Guest {
+                name,
+                limits,
+                instance,
+                ..
+            } = guest;
+            let state = Published {
+                at,
+                limits,
+                instance,
+            };
             let known = self.served.get_mut(&port_name);
             if let Some(known) = known {
                 known.name = name;
-                if known.state.instance != instance {
-                    known.state = Arc::new(Published { at, instance });
+                if known.state.limits != limits {
+                    self.dataplane
+                        .limit(known.slot, limits.packets_per_second)?;
+                }
+                if known.state.limits != limits || known.state.instance != state.instance {
+                    known.state = Arc::new(state);
                     update.upsert.push((known.slot, Arc::clone(&known.state)));
                 }
                 continue;
@@ -326,7 +343,7 @@ impl Daemon {
                 name,
                 port,
                 slot: self.slots.allocate()?,
-                state: Arc::new(Published { at, instance }),
+                state: Arc::new(state),
             };
             update.upsert.push((guest.slot, Arc::clone(&guest.state)));
             fresh.push(guest);
@@ -408,6 +425,7 @@ impl Served {
             tokens_issued: counters.tokens_issued,
             no_token: counters.no_token,
             no_token_rejected: counters.no_token_rejected,
+            throttled: counters.throttled,
             connections: counters.connections,
         }
     }

@@ -16,10 +16,11 @@ use crate::namespace::Namespace;
 use crate::process::run;
 use crate::skip::{has_command, needs_root};
 
-/// Region, zone and account of every test host.
+/// Region, zone and account of every test host. No limits but where a test is about them: load is to show other things.
 const HOST_TABLE: &str = r#"region = "eu-central-1"
 availability-zone = "eu-central-1b"
 account-id = "123456789012"
+limits = { packets-per-second = 0, requests-per-second = 0 }
 "#;
 
 /// The hardware address of every bridge: its own, because a bridge without one borrows its first port's and so hides

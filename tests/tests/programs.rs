@@ -19,7 +19,9 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, Ethernet2Header, Icmpv6Header, IpNumber,
     Ipv4Header, Ipv6Header, PacketBuilder, SingleVlanHeader, SlicedPacket, TcpHeaderSlice, VlanId,
 };
-use imds_ebpf::abi::{counter::Counter, link_header::LinkMemory, port::SlotEntry, slot};
+use imds_ebpf::abi::{
+    counter::Counter, link_header::LinkMemory, port::SlotEntry, rate::Rate, slot,
+};
 use imds_tests::needs_root;
 use imds_user::dataplane::load::{self, KernelLog, PORT_INGRESS, RESPONDER_INGRESS};
 
@@ -96,6 +98,28 @@ impl Programs {
         links.get(&slot::index_of(SLOT), 0).unwrap()
     }
 
+    /// So many packets a second, and not yet one sent.
+    fn limit(&mut self, packets_per_second: u32) {
+        let mut rates: Array<_, Rate> =
+            Array::try_from(self.ebpf.map_mut("RATES").unwrap()).unwrap();
+        let rate = Rate::per_second(packets_per_second);
+        rates.set(slot::index_of(SLOT), rate, 0).unwrap();
+    }
+
+    fn rate(&mut self) -> Rate {
+        let rates: Array<_, Rate> = Array::try_from(self.ebpf.map_mut("RATES").unwrap()).unwrap();
+        rates.get(&slot::index_of(SLOT), 0).unwrap()
+    }
+
+    /// Runs the program for ports on a frame that stands for several segments.
+    fn run_segments(&mut self, frame: &[u8], segments: u32) -> Ran {
+        // `struct __sk_buff` (linux/bpf.h): 192 bytes; gso_segs at 164, gso_size at 176.
+        let mut context = [0; 192];
+        context[164..168].copy_from_slice(&segments.to_ne_bytes());
+        context[176..180].copy_from_slice(&300_u32.to_ne_bytes());
+        self.run_with(PORT_INGRESS, frame, Some(&context))
+    }
+
     fn run_port(&mut self, frame: &[u8]) -> Ran {
         self.run(PORT_INGRESS, frame)
     }
@@ -105,12 +129,17 @@ impl Programs {
     }
 
     fn run(&mut self, program: &'static str, frame: &[u8]) -> Ran {
+        self.run_with(program, frame, None)
+    }
+
+    fn run_with(&mut self, program: &'static str, frame: &[u8], context: Option<&[u8]>) -> Ran {
         let before = self.counts();
         let mut out = vec![0; frame.len() + 256];
         let program: &mut SchedClassifier = load::classifier(&mut self.ebpf, program).unwrap();
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
+            ctx_in: context,
             ..TestRunOptions::new()
         };
         let result = program.test_run(options).unwrap();
@@ -910,6 +939,53 @@ fn other_neighbour_discovery_about_the_address_is_refused() {
             Counter::Icmp,
         );
     }
+}
+
+#[test]
+fn a_port_sends_its_packets_of_a_second_and_no_more() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    programs.limit(3);
+    let frame = tcp_v4(GUEST, METADATA);
+    let request = arp(ArpOperation::REQUEST, GUEST, METADATA);
+    check_delivered(&mut programs, "the first", &frame);
+    assert_eq!(
+        programs.run_port(&request).counted,
+        [Counter::ArpAnswered],
+        "the second"
+    );
+    check_delivered(&mut programs, "the third", &frame);
+    for (what, frame) in [("IPv4", &frame), ("ARP", &request)] {
+        check_dropped(&mut programs, what, frame, Counter::RateLimited);
+    }
+    check_passes(&mut programs, "foreign", &tcp_v4(GUEST, GUEST));
+}
+
+#[test]
+fn a_large_segment_counts_for_what_the_wire_would_carry() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    programs.limit(1000);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(GUEST_MAC, GATEWAY_MAC)
+        .ipv4(GUEST, METADATA, 64)
+        .tcp(40_000, 80, 1, 64_000)
+        .write(&mut frame, &[b'x'; 2_100])
+        .unwrap();
+    let cost = programs.rate().packet_nanoseconds;
+    check_delivered(&mut programs, "one packet", &tcp_v4(GUEST, METADATA));
+    let before = programs.rate().even_nanoseconds;
+    let ran = programs.run_segments(&frame, 7);
+    assert_eq!(ran.counted, [Counter::Delivered]);
+    let after = programs.rate().even_nanoseconds;
+    // The clock may have passed the even moment between the two.
+    assert!(
+        after - before >= 7 * cost,
+        "{} for seven of {cost}",
+        after - before
+    );
 }
 
 /// What the responder's stack sends: its own MACs mean nothing.

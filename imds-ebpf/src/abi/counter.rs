@@ -62,6 +62,8 @@ counters! {
     ArpRefused = "arp-refused",
     /// Dropped: neighbour discovery about the metadata address that is not a proper solicitation.
     NeighbourRefused = "neighbour-refused",
+    /// Dropped: the port used up its packets of this second.
+    RateLimited = "rate-limited",
     /// Dropped: the kernel refused to rewrite the packet.
     RewriteFailed = "rewrite-failed",
     /// Dropped on its way out of the responder's namespace: not TCP from a tag address.

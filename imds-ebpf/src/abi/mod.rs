@@ -3,17 +3,20 @@
 pub mod counter;
 pub mod link_header;
 pub mod port;
+pub mod rate;
 pub mod slot;
 
 /// Marks the ABI types that aya may copy to and from maps byte by byte.
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "aya's marker trait is unsafe to implement")]
 mod pod {
-    use super::{link_header::LinkMemory, port::SlotEntry};
+    use super::{link_header::LinkMemory, port::SlotEntry, rate::Rate};
 
     // SAFETY: `repr(C)`, only fixed-width integers and arrays of them, every bit pattern valid, and the assertions
     // beside the types show that there is no padding.
     unsafe impl aya::Pod for SlotEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for LinkMemory {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Rate {}
 }

@@ -270,8 +270,8 @@ fn answer(
     if let Some(reason) = unanswerable(frame) {
         return Outcome::Dropped(reason);
     }
-    if maps::slot_of_port(packet::ifindex(ctx)).is_none() {
-        return Outcome::Dropped(Counter::NoInstance);
+    if let Err(reason) = admitted(ctx) {
+        return Outcome::Dropped(reason);
     }
     let [a, b, c] = frame.ethernet.source();
     let [x, y, z] = own_mac();
@@ -293,8 +293,9 @@ fn deliver(
     if let Some(reason) = unanswerable(frame) {
         return Outcome::Dropped(reason);
     }
-    let Some(slot) = maps::slot_of_port(packet::ifindex(ctx)) else {
-        return Outcome::Dropped(Counter::NoInstance);
+    let slot = match admitted(ctx) {
+        Ok(slot) => slot,
+        Err(reason) => return Outcome::Dropped(reason),
     };
     let header = LinkHeader {
         address: guest,
@@ -310,6 +311,16 @@ fn deliver(
         Ok(()) => Outcome::Delivered,
         Err(Refused) => Outcome::Dropped(Counter::RewriteFailed),
     }
+}
+
+/// The slot of the port's instance, which may still send this second.
+#[inline(always)]
+fn admitted(ctx: &TcContext) -> Result<u32, Counter> {
+    let slot = maps::slot_of_port(packet::ifindex(ctx)).ok_or(Counter::NoInstance)?;
+    if !maps::may_send(slot, packet::wire_packets(ctx), packet::now_nanoseconds()) {
+        return Err(Counter::RateLimited);
+    }
+    Ok(slot)
 }
 
 #[inline(always)]

@@ -93,6 +93,7 @@ fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
         ("ISSUED", Align::Right),
         ("NO TOKEN", Align::Right),
         ("REFUSED", Align::Right),
+        ("THROTTLED", Align::Right),
         ("OPEN", Align::Right),
     ]);
     for port in ports {
@@ -105,6 +106,7 @@ fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
             port.tokens_issued.into(),
             port.no_token.into(),
             warned(port.no_token_rejected),
+            warned(port.throttled),
             port.connections.into(),
         ]);
     }
@@ -177,6 +179,7 @@ mod tests {
             tokens_issued: 3,
             no_token: 0,
             no_token_rejected,
+            throttled: 0,
             connections: 1,
         }
     }
@@ -219,9 +222,9 @@ mod tests {
 Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
 Responder  running, process 4712, 2 workers
 
-  NAME    PORT         INSTANCE ID          TOKENS    REQUESTS  ISSUED  NO TOKEN  REFUSED  OPEN
-  web     veth-web     i-0123456789abcdef0  required      1204       3         0        1     1
-  legacy  veth-legacy  i-0123456789abcdef0  optional         9       3         0        0     1
+  NAME    PORT         INSTANCE ID          TOKENS    REQUESTS  ISSUED  NO TOKEN  REFUSED  THROTTLED  OPEN
+  web     veth-web     i-0123456789abcdef0  required      1204       3         0        1          0     1
+  legacy  veth-legacy  i-0123456789abcdef0  optional         9       3         0        0          0     1
 
 Packets  arp answered 1, intercepted 9999
 

@@ -39,6 +39,20 @@ pub struct HostEntry {
     pub domain_name: Option<Text>,
     /// Whether public addresses have names.
     pub dns_hostnames: Option<bool>,
+    /// What each guest may take of the service.
+    pub limits: LimitsEntry,
+}
+
+/// `[host.limits]` and `[instance.limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LimitsEntry {
+    /// Packets to the service; 0 is no limit.
+    pub packets_per_second: Option<Spanned<i64>>,
+    /// Requests; 0 is no limit.
+    pub requests_per_second: Option<Spanned<i64>>,
+    /// Connections at the same time.
+    pub connections: Option<Spanned<i64>>,
 }
 
 /// `[[instance]]`
@@ -49,6 +63,8 @@ pub struct InstanceEntry {
     pub name: Option<Text>,
     /// The interface of the host by which its packets come in.
     pub port: Option<Text>,
+    /// What it may take of the service.
+    pub limits: LimitsEntry,
     /// `i-…`
     pub id: Option<Text>,
     /// Instance type.

@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Host, Instance, UnixSeconds};
+use crate::instance::{Host, Instance, Limits, UnixSeconds};
 
 /// Largest configuration file in bytes: 65,536 instances with a kilobyte each.
 const FILE_BYTES_MAX: usize = 64 << 20;
@@ -39,6 +39,8 @@ pub struct Guest {
     pub name: Box<str>,
     /// The interface of the host by which its packets come in.
     pub port: PortName,
+    /// What it may take of the service.
+    pub limits: Limits,
     /// What it is to the service.
     pub instance: Instance,
 }

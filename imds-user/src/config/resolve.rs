@@ -14,7 +14,7 @@ use bytes::Bytes;
 use toml::Spanned;
 
 use super::file::{
-    FileConfig, HostEntry, InstanceEntry, MetadataOptionsEntry, NetworkInterfaceEntry,
+    FileConfig, HostEntry, InstanceEntry, LimitsEntry, MetadataOptionsEntry, NetworkInterfaceEntry,
     PublicKeyEntry, RoleEntry, SubnetEntry, Text,
 };
 use super::made_up::{MadeUp, MadeUpInterface};
@@ -29,7 +29,8 @@ use crate::instance::details::{
 use crate::instance::network::{Ipv4Cidr, NetworkInterface, PrivateIpv4, SecurityGroup, Subnet};
 use crate::instance::options::{HOP_LIMIT_MAX, MetadataOptions, Switch, TokenUse};
 use crate::instance::{
-    Host, Instance, InstanceId, PublicKey, Tag, USER_DATA_BYTES_MAX, UnixSeconds, UserData, Zone,
+    Host, Instance, InstanceId, Limits, PublicKey, Tag, USER_DATA_BYTES_MAX, UnixSeconds, UserData,
+    Zone,
 };
 
 /// As many as there are slots.
@@ -69,6 +70,7 @@ pub fn resolve(
         made_up,
         created: installation.created,
         dns_hostnames: file.host.dns_hostnames.unwrap_or(true),
+        limits: limits(&file.host.limits, Limits::DEFAULT)?,
         directory,
         files,
         zone: &host.zone,
@@ -117,6 +119,7 @@ struct Resolver<'a> {
     made_up: MadeUp<'a>,
     created: UnixSeconds,
     dns_hostnames: bool,
+    limits: Limits,
     directory: &'a Path,
     files: &'a dyn Files,
     zone: &'a Zone,
@@ -136,10 +139,12 @@ impl Resolver<'_> {
             Some(name) => guest_name(name)?.into(),
             None => port_name.as_str().into(),
         };
+        let limits = limits(&entry.limits, self.limits)?;
         let instance = self.instance(entry, &port_name)?;
         Ok(Guest {
             name,
             port: port_name,
+            limits,
             instance,
         })
     }
@@ -468,6 +473,51 @@ fn metadata_options(entry: &MetadataOptionsEntry) -> Result<MetadataOptions, Pro
             default.instance_metadata_tags,
         )?,
     })
+}
+
+/// What was typed, and `otherwise` for what was not.
+fn limits(entry: &LimitsEntry, otherwise: Limits) -> Result<Limits, Problem> {
+    const RATE_MAX: u32 = 1_000_000;
+    let rate = |typed, what, otherwise| bounded(typed, what, 0, RATE_MAX, otherwise);
+    let per_second = &entry.packets_per_second;
+    Ok(Limits {
+        packets_per_second: rate(per_second, "packets a second", otherwise.packets_per_second)?,
+        requests_per_second: rate(
+            &entry.requests_per_second,
+            "requests a second",
+            otherwise.requests_per_second,
+        )?,
+        connections: bounded(
+            &entry.connections,
+            "connections",
+            1,
+            Limits::CONNECTIONS_MAX,
+            otherwise.connections,
+        )?,
+    })
+}
+
+fn bounded(
+    typed: &Option<Spanned<i64>>,
+    what: &str,
+    min: u32,
+    max: u32,
+    otherwise: u32,
+) -> Result<u32, Problem> {
+    let Some(typed) = typed else {
+        return Ok(otherwise);
+    };
+    let number = *typed.get_ref();
+    u32::try_from(number)
+        .ok()
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| {
+            let no_limit = if min == 0 { ", 0 for no limit" } else { "" };
+            problem(
+                typed,
+                format!("{number} is out of range: {what} are {min} to {max}{no_limit}"),
+            )
+        })
 }
 
 fn hop_limit(limit: &Spanned<i64>) -> Result<NonZeroU8, Problem> {

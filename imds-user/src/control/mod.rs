@@ -101,6 +101,8 @@ pub struct PortStatus {
     pub no_token: u64,
     /// Requests without a token that were refused (EC2's metric `MetadataNoTokenRejected`).
     pub no_token_rejected: u64,
+    /// Requests that were answered with 503, being too many in their second.
+    pub throttled: u64,
     /// Connections open now.
     pub connections: u64,
 }
@@ -133,6 +135,7 @@ pub(crate) mod tests {
                 tokens_issued: 3,
                 no_token: 0,
                 no_token_rejected: 1,
+                throttled: 0,
                 connections: 0,
             }],
             drops: BTreeMap::from([("udp".into(), 2)]),

@@ -23,6 +23,7 @@ pub use imds_ebpf::abi::counter::Counter;
 use imds_ebpf::abi::{
     link_header::LinkMemory,
     port::{REPLY_TO_PEER, SlotEntry},
+    rate::Rate,
     slot::index_of,
 };
 
@@ -102,6 +103,7 @@ pub struct DataPlane {
     ports: HashMap<MapData, u32, u32>,
     slots: Array<MapData, SlotEntry>,
     links: Array<MapData, LinkMemory>,
+    rates: Array<MapData, Rate>,
     counters: PerCpuArray<MapData, u64>,
     /// By interface name, since that is what the operator calls it.
     open: BTreeMap<String, OpenPort>,
@@ -125,6 +127,7 @@ impl DataPlane {
         let ports = HashMap::try_from(take(&mut ebpf, "PORTS")?).map_err(map_error("PORTS"))?;
         let slots = Array::try_from(take(&mut ebpf, "SLOTS")?).map_err(map_error("SLOTS"))?;
         let links = Array::try_from(take(&mut ebpf, "LINKS")?).map_err(map_error("LINKS"))?;
+        let rates = Array::try_from(take(&mut ebpf, "RATES")?).map_err(map_error("RATES"))?;
         let counters =
             PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?;
         attach(&mut ebpf, RESPONDER_INGRESS, &responder.name)?;
@@ -133,6 +136,7 @@ impl DataPlane {
             ports,
             slots,
             links,
+            rates,
             counters,
             open: BTreeMap::new(),
         })
@@ -142,7 +146,12 @@ impl DataPlane {
     ///
     /// # Errors
     /// When the filter or a map entry is refused; the port is closed again then.
-    pub fn open_port(&mut self, port: &Port, slot: u32) -> Result<(), DataPlaneError> {
+    pub fn open_port(
+        &mut self,
+        port: &Port,
+        slot: u32,
+        packets_per_second: u32,
+    ) -> Result<(), DataPlaneError> {
         let filter = attach(&mut self.ebpf, PORT_INGRESS, &port.name)?;
         let open = OpenPort {
             ifindex: port.ifindex,
@@ -150,7 +159,9 @@ impl DataPlane {
             filter,
         };
         self.open.insert(port.name.clone(), open);
-        let served = self.assign(port, slot);
+        let served = self
+            .limit(slot, packets_per_second)
+            .and_then(|()| self.assign(port, slot));
         if served.is_err() {
             // The first error is the one to report.
             drop(self.close_port(&port.name));
@@ -179,6 +190,17 @@ impl DataPlane {
         self.ports
             .insert(port.ifindex, slot, 0)
             .map_err(map_error("PORTS"))
+    }
+
+    /// Sets how many packets a second a slot's guest may send to the service; 0 is no limit. It starts with a full
+    /// allowance.
+    ///
+    /// # Errors
+    /// When the map entry is refused.
+    pub fn limit(&mut self, slot: u32, packets_per_second: u32) -> Result<(), DataPlaneError> {
+        self.rates
+            .set(index_of(slot), Rate::per_second(packets_per_second), 0)
+            .map_err(map_error("RATES"))
     }
 
     /// Stops serving a port; its slot has no way in or out any more. An interface that is gone took its filter along.

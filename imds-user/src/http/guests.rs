@@ -12,11 +12,9 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use crate::instance::{Host, Instance, Published, UnixSeconds};
+use super::throttle::Throttle;
+use crate::instance::{Host, Instance, Limits, Published, UnixSeconds};
 
-/// Connections that one guest may hold open. EC2 has a limit too and does not say which; the longest idle one gives way,
-/// so a guest that leaks connections still gets answers.
-pub const CONNECTIONS_PER_GUEST_MAX: usize = 1024;
 /// Connections in all. A connection takes about 10 KB, so they stay below 200 MB. Above it the guest with the most gives
 /// way.
 pub const CONNECTIONS_MAX: usize = 16_384;
@@ -48,6 +46,10 @@ pub struct Tally {
     pub no_token: AtomicU64,
     /// Requests without a token that were refused.
     pub no_token_rejected: AtomicU64,
+    /// Requests that were one too many of their second.
+    pub throttled: AtomicU64,
+    /// What is left of this second.
+    pub throttle: Throttle,
 }
 
 /// The open connections of one guest.
@@ -57,8 +59,8 @@ struct Connections(Mutex<HashMap<u64, Arc<Connection>>>);
 /// One open connection.
 #[derive(Debug, Default)]
 pub struct Connection {
-    /// When it was accepted or last answered, milliseconds on the server's own clock.
-    pub active_millis: AtomicU64,
+    /// When it was accepted or last answered, nanoseconds on the server's own clock.
+    pub active_nanoseconds: AtomicU64,
     /// Told when it must end.
     pub evicted: Notify,
 }
@@ -125,16 +127,16 @@ impl Guests {
 
     /// Takes a new connection of a guest in. Where there are too many, the one that was idle longest ends: of this guest,
     /// or, where there are too many in all, of the guest that has the most.
-    pub fn admit(self: &Arc<Self>, guest: &Guest, number: u64, now_millis: u64) -> Admission {
+    pub fn admit(self: &Arc<Self>, guest: &Guest, number: u64, now_nanoseconds: u64) -> Admission {
         if self.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             self.evict_from_the_largest();
         }
         let connection = Arc::new(Connection {
-            active_millis: now_millis.into(),
+            active_nanoseconds: now_nanoseconds.into(),
             ..Connection::default()
         });
         let list = Arc::clone(&guest.connections);
-        list.add(number, Arc::clone(&connection));
+        list.add(number, Arc::clone(&connection), guest.limits().connections);
         Admission {
             connection,
             number,
@@ -157,6 +159,11 @@ impl Guest {
         &self.state.instance
     }
 
+    /// What it may take.
+    pub fn limits(&self) -> &Limits {
+        &self.state.limits
+    }
+
     /// When its metadata was last published.
     pub fn published(&self) -> UnixSeconds {
         self.state.at
@@ -169,8 +176,8 @@ impl Guest {
 }
 
 impl Connections {
-    fn add(&self, number: u64, connection: Arc<Connection>) {
-        if self.len() >= CONNECTIONS_PER_GUEST_MAX {
+    fn add(&self, number: u64, connection: Arc<Connection>, connections_max: u32) {
+        if self.len() >= connections_max as usize {
             self.evict_one();
         }
         self.lock().insert(number, connection);
@@ -181,7 +188,7 @@ impl Connections {
         let mut open = self.lock();
         let idle = open
             .iter()
-            .min_by_key(|(_, one)| one.active_millis.load(Ordering::Relaxed))
+            .min_by_key(|(_, one)| one.active_nanoseconds.load(Ordering::Relaxed))
             .map(|(number, _)| *number);
         if let Some(connection) = idle.and_then(|number| open.remove(&number)) {
             connection.evicted.notify_one();

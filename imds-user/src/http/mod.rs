@@ -9,3 +9,4 @@ pub mod respond;
 pub mod response;
 pub mod server;
 pub mod status;
+pub mod throttle;

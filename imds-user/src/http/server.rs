@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     body::WholeBody,
-    guests::{Admission, Connection, Guest, Guests},
+    guests::{Admission, Connection, Guest, Guests, Tally},
     head::RequestHead,
     respond::{Services, respond},
     response::{Accounting, Response},
@@ -48,7 +48,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Server {
     guests: Arc<Guests>,
     token_keys: TokenKeys,
-    /// Where the clock of [`Connection::active_millis`] starts.
+    /// Where the clock of [`Connection::active_nanoseconds`] starts.
     epoch: Instant,
     connections: AtomicU64,
 }
@@ -65,8 +65,8 @@ impl Server {
         }
     }
 
-    fn now_millis(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn now_nanoseconds(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -103,7 +103,9 @@ fn admit(server: &Arc<Server>, stream: TcpStream) {
         return reset(stream);
     };
     let number = server.connections.fetch_add(1, Ordering::Relaxed);
-    let admission = server.guests.admit(&guest, number, server.now_millis());
+    let admission = server
+        .guests
+        .admit(&guest, number, server.now_nanoseconds());
     tokio::spawn(converse(Arc::clone(server), stream, caller, admission));
 }
 
@@ -163,8 +165,8 @@ async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admiss
 /// Ends when the connection was accepted or last answered [`IDLE_MAX`] ago.
 async fn idle_for_too_long(server: &Server, connection: &Connection) {
     loop {
-        let active = connection.active_millis.load(Ordering::Relaxed);
-        let idle = Duration::from_millis(server.now_millis().saturating_sub(active));
+        let active = connection.active_nanoseconds.load(Ordering::Relaxed);
+        let idle = Duration::from_nanos(server.now_nanoseconds().saturating_sub(active));
         let Some(left) = IDLE_MAX.checked_sub(idle).filter(|left| !left.is_zero()) else {
             return;
         };
@@ -185,12 +187,16 @@ fn answer(
     request: &Request<Incoming>,
 ) -> Result<HyperResponse<WholeBody>, Gone> {
     connection
-        .active_millis
-        .store(server.now_millis(), Ordering::Relaxed);
+        .active_nanoseconds
+        .store(server.now_nanoseconds(), Ordering::Relaxed);
     let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
     let host = server.guests.host().ok_or(Gone)?;
     if !guest.instance().accepts(caller.family) {
         return Err(Gone);
+    }
+    let now = now();
+    if is_throttled(server, &guest) {
+        return Ok(Response::unavailable(now.seconds(), true).into_hyper(WholeBody::new));
     }
     let services = Services {
         host: &host,
@@ -198,18 +204,27 @@ fn answer(
         nonce: &nonce,
         published: guest.published(),
     };
-    let response = respond(
-        &RequestHead::of(request),
-        guest.instance(),
-        &services,
-        now(),
-    );
+    let response = respond(&RequestHead::of(request), guest.instance(), &services, now);
     tally(&guest, &response);
     if let Some(limit) = response.hop_limit {
         // Before hyper writes the answer, and never raised again: a retransmitted segment has the TTL of the moment.
         hop_limit.fetch_min(limit.get(), Ordering::Relaxed);
     }
     Ok(response.into_hyper(WholeBody::new))
+}
+
+/// Whether this request is one too many of its second.
+fn is_throttled(server: &Server, guest: &Guest) -> bool {
+    let Tally {
+        throttle,
+        throttled,
+        ..
+    } = &*guest.tally;
+    if throttle.admits(guest.limits().requests_per_second, server.now_nanoseconds()) {
+        return false;
+    }
+    throttled.fetch_add(1, Ordering::Relaxed);
+    true
 }
 
 fn tally(guest: &Guest, response: &Response) {

@@ -13,6 +13,7 @@ pub mod details;
 pub mod host;
 pub mod id;
 pub mod instance_type;
+pub mod limits;
 pub mod network;
 pub mod options;
 pub mod published;
@@ -31,6 +32,7 @@ pub use id::{
     AccountId, ImageId, InstanceId, NetworkInterfaceId, ReservationId, SecurityGroupId, SubnetId,
     VpcId,
 };
+pub use limits::Limits;
 pub use network::{Ipv4Cidr, Ipv6Cidr, MacAddress, NetworkInterface, SecurityGroup, Subnet};
 pub use options::{AddressFamily, MetadataOptions, Switch, TokenUse};
 pub use published::Published;

@@ -154,6 +154,7 @@ fn count(guests: &Guests) -> Vec<(u32, Counters)> {
                 tokens_issued: tally.tokens_issued.load(Ordering::Relaxed),
                 no_token: tally.no_token.load(Ordering::Relaxed),
                 no_token_rejected: tally.no_token_rejected.load(Ordering::Relaxed),
+                throttled: tally.throttled.load(Ordering::Relaxed),
                 connections: guest.open_connections() as u64,
             };
             (*slot, counters)

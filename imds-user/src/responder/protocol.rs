@@ -65,6 +65,8 @@ pub struct Counters {
     pub no_token: u64,
     /// EC2's MetadataNoTokenRejected: requests without a token that were refused.
     pub no_token_rejected: u64,
+    /// Requests that were answered with 503 because of their rate.
+    pub throttled: u64,
     /// Connections that are open now.
     pub connections: u64,
 }

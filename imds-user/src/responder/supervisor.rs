@@ -476,6 +476,7 @@ fn add(ended: &BTreeMap<u32, Counters>, counted: &[(u32, Counters)]) -> BTreeMap
         sum.tokens_issued += counters.tokens_issued;
         sum.no_token += counters.no_token;
         sum.no_token_rejected += counters.no_token_rejected;
+        sum.throttled += counters.throttled;
         sum.connections += counters.connections;
     }
     total

@@ -1,0 +1,103 @@
+//! What one guest may take: packets and requests a second, and connections. Others notice nothing.
+
+use imds_tests::{Guest, Host, INSTANCE_ID};
+
+const KEEP: (&str, &str) = ("Connection", "keep-alive");
+
+/// A host with a bounded guest and a neighbour without bounds.
+fn host_with(limits: &str) -> Option<(Host, Guest, Guest)> {
+    let mut host = Host::new()?;
+    let bounded = host
+        .guest("bounded")
+        .routed("10.0.0.10")
+        .tables(&format!("[instance.limits]\n{limits}"))
+        .up();
+    let free = host.guest("free").routed("10.0.0.10").up();
+    Some((host, bounded, free))
+}
+
+#[test]
+fn packets_beyond_the_limit_are_dropped_and_counted() {
+    let Some((host, bounded, free)) = host_with("packets-per-second = 20") else {
+        return;
+    };
+    let _daemon = host.start();
+    // A connection with one request takes five packets or six, so the allowance of a second is used up by the fourth.
+    // TCP sends again what was dropped: the guest is slow, not shut out.
+    for _ in 0..8 {
+        assert_eq!(bounded.get(INSTANCE_ID).text(), bounded.id());
+    }
+    let dropped = host.counter("rate-limited");
+    assert!(dropped > 0, "nothing was dropped");
+    for _ in 0..30 {
+        assert_eq!(free.get(INSTANCE_ID).text(), free.id(), "the neighbour");
+    }
+    assert_eq!(
+        host.counter("rate-limited"),
+        dropped,
+        "the neighbour was limited too"
+    );
+}
+
+#[test]
+fn requests_beyond_the_limit_get_the_page_of_503() {
+    let Some((host, bounded, free)) = host_with("requests-per-second = 5") else {
+        return;
+    };
+    let _daemon = host.start();
+    let mut connection = bounded.connect();
+    // A second that begins with the first request admits five; a slow machine may let some more through, never fifty.
+    let refused = (0..50)
+        .map(|_| connection.get(INSTANCE_ID, &[KEEP]))
+        .find(|answer| answer.status() != 200)
+        .expect("a refusal");
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.header("Content-Length"), Some("359"));
+    assert_eq!(refused.header("Content-Type"), Some("text/html"));
+    assert_eq!(refused.header("Server"), Some("EC2ws"));
+    assert_eq!(refused.header("Connection"), Some("close"));
+    let port = &host.status()["ports"][0];
+    assert_eq!(port["name"], "bounded");
+    assert!(port["throttled"].as_u64() > Some(0), "{port}");
+    let mut connection = free.connect();
+    for _ in 0..50 {
+        assert_eq!(
+            connection.get(INSTANCE_ID, &[KEEP]).status(),
+            200,
+            "the neighbour"
+        );
+    }
+}
+
+#[test]
+fn the_longest_idle_connection_gives_way() {
+    let Some((host, bounded, free)) = host_with("connections = 3") else {
+        return;
+    };
+    let _daemon = host.start();
+    let mut neighbour = free.connect();
+    assert_eq!(neighbour.get(INSTANCE_ID, &[KEEP]).status(), 200);
+    let mut open: Vec<_> = (0..3)
+        .map(|_| {
+            let mut connection = bounded.connect();
+            assert_eq!(connection.get(INSTANCE_ID, &[KEEP]).status(), 200);
+            connection
+        })
+        .collect();
+    // The first is used again, so the second is now idle for longest.
+    assert_eq!(open[0].get(INSTANCE_ID, &[KEEP]).status(), 200);
+    let mut fourth = bounded.connect();
+    assert_eq!(fourth.get(INSTANCE_ID, &[KEEP]).status(), 200);
+    assert!(
+        open[1].receive().is_err(),
+        "the second connection is still open"
+    );
+    for index in [0, 2] {
+        assert_eq!(
+            open[index].get(INSTANCE_ID, &[KEEP]).status(),
+            200,
+            "{index}"
+        );
+    }
+    assert_eq!(neighbour.get(INSTANCE_ID, &[KEEP]).status(), 200);
+}
