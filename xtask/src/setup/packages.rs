@@ -50,6 +50,11 @@ pub(super) const TESTS: &[Package] = &[
         why: "the same, by nftables",
     },
     Package {
+        debian: "bpftool",
+        probe: Probe::Program("bpftool"),
+        why: "looking for programs that were left in the kernel",
+    },
+    Package {
         debian: "python3-venv",
         probe: Probe::PythonModules("venv, ensurepip"),
         why: "boto3 in a place of its own",
