@@ -1,0 +1,60 @@
+//! What the documents show as a configuration is one: a reader who copies it gets what it says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use imds_tests::imds;
+
+/// Documents with configurations in them, between lines of ```` ```toml ```` and ```` ``` ````.
+const DOCUMENTS: &[&str] = &["README.md", "docs/configuration.md"];
+
+#[test]
+fn configurations_in_documents_are_right() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for document in DOCUMENTS {
+        let text = read(&checkout().join(document));
+        let blocks = toml_blocks(&text);
+        assert!(!blocks.is_empty(), "{document} shows no configuration");
+        for (number, block) in blocks.iter().enumerate() {
+            let file = dir.path().join(format!("{number}.toml"));
+            fs::write(&file, block).expect("the directory takes a file");
+            check(&file, &format!("block {number} of {document}"));
+        }
+    }
+}
+
+#[test]
+fn configurations_in_examples_are_right() {
+    let entries = fs::read_dir(checkout().join("examples")).expect("there are examples");
+    let files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    assert!(!files.is_empty(), "no example");
+    for file in files {
+        check(&file, &file.display().to_string());
+    }
+}
+
+fn check(file: &Path, what: &str) {
+    let output = imds(&["check", "--config", file.to_str().expect("paths are text")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {said}");
+}
+
+fn toml_blocks(document: &str) -> Vec<&str> {
+    let mut fences = document.split("```toml\n");
+    fences.next();
+    fences
+        .filter_map(|rest| Some(rest.split_once("\n```")?.0))
+        .collect()
+}
+
+fn checkout() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests is a folder of it").to_owned()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
