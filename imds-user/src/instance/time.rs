@@ -22,6 +22,15 @@ impl UnixMillis {
     pub fn seconds(self) -> UnixSeconds {
         UnixSeconds(self.0 / 1000)
     }
+
+    /// `2023-06-13T08:32:59.042Z`, for people: no document of EC2's has fractions.
+    #[must_use]
+    pub fn iso(self) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            let whole = self.seconds().iso().to_string();
+            write!(f, "{}.{:03}Z", whole.trim_end_matches('Z'), self.0 % 1000)
+        })
+    }
 }
 
 /// Seconds since 1970-01-01T00:00:00Z.
@@ -230,6 +239,16 @@ mod tests {
             "Mon, 21 Jan 2019 09:00:43 GMT",
             "21 Jan 2019 09:00:43 GMT",
         );
+    }
+
+    #[test]
+    fn milliseconds_are_written_with_all_their_digits() {
+        for (millis, iso) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (784_111_777_042, "1994-11-06T08:49:37.042Z"),
+        ] {
+            assert_eq!(UnixMillis(millis).iso().to_string(), iso);
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub(super) const RULES: &[Rule] = &[
             "imds-user/src/http/respond",
             "imds-user/src/http/status.rs",
             "imds-user/src/instance",
+            "imds-user/src/life",
             "imds-user/src/metadata",
             "imds-user/src/token",
         ],
