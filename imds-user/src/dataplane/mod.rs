@@ -6,7 +6,7 @@
 pub mod load;
 pub mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use aya::{
     Ebpf,
@@ -112,7 +112,8 @@ pub struct DataPlane {
 #[derive(Debug)]
 struct OpenPort {
     ifindex: u32,
-    slot: u32,
+    /// None while it drops everything.
+    slot: Option<u32>,
     filter: SchedClassifierLinkId,
 }
 
@@ -142,7 +143,8 @@ impl DataPlane {
         })
     }
 
-    /// Starts serving a port: what its guest sends to the metadata address belongs to `slot` from now on.
+    /// Starts serving a port: what its guest sends to the metadata address belongs to `slot` from now on. The port may
+    /// have been silent until now.
     ///
     /// # Errors
     /// When the filter or a map entry is refused; the port is closed again then.
@@ -152,13 +154,7 @@ impl DataPlane {
         slot: u32,
         packets_per_second: u32,
     ) -> Result<(), DataPlaneError> {
-        let filter = attach(&mut self.ebpf, PORT_INGRESS, &port.name)?;
-        let open = OpenPort {
-            ifindex: port.ifindex,
-            slot,
-            filter,
-        };
-        self.open.insert(port.name.clone(), open);
+        self.hold_port(port)?.slot = Some(slot);
         let served = self
             .limit(slot, packets_per_second)
             .and_then(|()| self.assign(port, slot));
@@ -167,6 +163,47 @@ impl DataPlane {
             drop(self.close_port(&port.name));
         }
         served
+    }
+
+    /// Makes a port drop whatever its guest sends to the metadata address, as nobody's port does: its filter is there, its
+    /// slot has no way in or out.
+    ///
+    /// # Errors
+    /// When the filter or a map entry is refused.
+    pub fn silence_port(&mut self, port: &Port) -> Result<(), DataPlaneError> {
+        match self.hold_port(port)?.slot.take() {
+            Some(slot) => self.unassign(port.ifindex, slot),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure of a port's filter, which drops until a slot is assigned.
+    fn hold_port(&mut self, port: &Port) -> Result<&mut OpenPort, DataPlaneError> {
+        let is_other = |held: &OpenPort| held.ifindex != port.ifindex;
+        if self.open.get(&port.name).is_some_and(is_other) {
+            self.close_port(&port.name)?;
+        }
+        match self.open.entry(port.name.clone()) {
+            Entry::Occupied(held) => Ok(held.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(OpenPort {
+                ifindex: port.ifindex,
+                slot: None,
+                filter: attach(&mut self.ebpf, PORT_INGRESS, &port.name)?,
+            })),
+        }
+    }
+
+    /// No way in, then no way out.
+    fn unassign(&mut self, ifindex: u32, slot: u32) -> Result<(), DataPlaneError> {
+        let unmapped = match self.ports.remove(&ifindex) {
+            Err(aya::maps::MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(cause) => Err(map_error("PORTS")(cause)),
+        };
+        let cleared = self
+            .slots
+            .set(index_of(slot), SlotEntry::default(), 0)
+            .map_err(map_error("SLOTS"));
+        unmapped.and(cleared)
     }
 
     fn assign(&mut self, port: &Port, slot: u32) -> Result<(), DataPlaneError> {
@@ -216,14 +253,7 @@ impl DataPlane {
         else {
             return Ok(());
         };
-        let unmapped = match self.ports.remove(&ifindex) {
-            Err(aya::maps::MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(cause) => Err(map_error("PORTS")(cause)),
-        };
-        let cleared = self
-            .slots
-            .set(index_of(slot), SlotEntry::default(), 0)
-            .map_err(map_error("SLOTS"));
+        let unassigned = slot.map_or(Ok(()), |slot| self.unassign(ifindex, slot));
         let detached = load::classifier(&mut self.ebpf, PORT_INGRESS).and_then(|program| {
             match program.detach(filter) {
                 Err(cause) if is_gone(&cause) => Ok(()),
@@ -234,7 +264,7 @@ impl DataPlane {
                 Ok(()) => Ok(()),
             }
         });
-        unmapped.and(cleared).and(detached)
+        unassigned.and(detached)
     }
 
     /// Every counter with its sum over the CPUs.
