@@ -1,6 +1,9 @@
 //! `imds run`: builds everything, wires it, serves until it is told to stop, and takes it down again.
 //!
-//! What the operator wrote is checked as a whole before anything is touched, at start and at every reload.
+//! What the operator wrote is checked as a whole before anything is touched, at start and at every reload. What commands
+//! did to an instance ([`crate::life`]) is laid over it.
+
+mod commands;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,16 +18,14 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, ConfigError, Guest, Settings, disk::Disk},
-    control::{
-        self, Answer, DaemonStatus, PortStatus, Request, ResponderStatus, StatusReport,
-        server::Question,
-    },
+    control::{self, DaemonStatus, PortStatus, ResponderStatus, StatusReport, server::Question},
     dataplane::{
         DataPlane, DataPlaneError, Port,
         load::KernelLog,
         slots::{SlotAllocator, SlotsExhausted},
     },
-    instance::{Host, Published, TokenUse, UnixSeconds},
+    instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
+    life::{Life, Lives, State},
     netns::{
         link::{Link, LinkError, Links},
         uplink::uplinks,
@@ -130,10 +131,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
     let settings = config::load(&options.config, &state.installation()?, &Disk)?;
-    let wanted = find_ports(settings.guests).await?;
+    let lives = state.lives()?;
+    let wanted = find_ports(settings.guests, &lives).await?;
 
     let name = state.namespace_name();
-    let served = serve(options, &state, settings.host, wanted, signals).await;
+    let served = serve(options, &state, settings.host, lives, wanted, signals).await;
     let removed = ResponderNamespace::remove(&name).await;
     served.and(removed.map_err(DaemonError::from))
 }
@@ -143,10 +145,11 @@ async fn serve(
     options: Options,
     state: &StateDir,
     host: Host,
+    lives: Lives,
     wanted: Wanted,
     signals: Signals,
 ) -> Result<(), DaemonError> {
-    let mut daemon = Daemon::build(options, state, host).await?;
+    let mut daemon = Daemon::build(options, state, host, lives).await?;
     let outcome = daemon.serve(state, wanted, signals).await;
     daemon.dismantle().await;
     outcome
@@ -163,20 +166,30 @@ struct Daemon {
     slots: SlotAllocator,
     responder: Responder,
     host: Host,
+    /// What commands did to instances. The state directory holds the same.
+    lives: Lives,
     /// By the name of the port.
     served: BTreeMap<String, Served>,
 }
 
-/// A guest that is served.
+/// A guest that is served, or would be if its machine were not stopped.
 struct Served {
     name: Box<str>,
     port: Port,
-    slot: u32,
+    /// None while it is stopped: its port drops then.
+    slot: Option<u32>,
     state: Arc<Published>,
+    /// What the configuration says of it, where its life made it another.
+    configured: Option<Box<Instance>>,
 }
 
 impl Daemon {
-    async fn build(options: Options, state: &StateDir, host: Host) -> Result<Self, DaemonError> {
+    async fn build(
+        options: Options,
+        state: &StateDir,
+        host: Host,
+        lives: Lives,
+    ) -> Result<Self, DaemonError> {
         let ResponderNamespace {
             netns,
             host_end,
@@ -207,6 +220,7 @@ impl Daemon {
             slots: SlotAllocator::default(),
             responder,
             host,
+            lives,
             served: BTreeMap::new(),
         })
     }
@@ -217,7 +231,8 @@ impl Daemon {
         wanted: Wanted,
         mut signals: Signals,
     ) -> Result<(), DaemonError> {
-        self.apply(self.host.clone(), wanted).await?;
+        self.fall_due(state).await?;
+        self.apply(state, self.host.clone(), wanted).await?;
         let mut questions =
             control::server::listen(&state.socket()).map_err(|cause| DaemonError::System {
                 what: "listen on the control socket",
@@ -230,7 +245,12 @@ impl Daemon {
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
                 _ = signals.reload.recv() => self.reload(state).await,
-                Some(question) = questions.recv() => self.answer(question).await,
+                Some(question) = questions.recv() => self.answer(state, question).await,
+                () = commands::due(self.lives.next_due()) => {
+                    if let Err(error) = self.fall_due(state).await {
+                        tracing::error!("planned changes: {error}");
+                    }
+                }
             }
         }
         notify(&[sd_notify::NotifyState::Stopping]);
@@ -261,12 +281,18 @@ impl Daemon {
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
         let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
-        let wanted = find_ports(settings.guests).await?;
-        self.apply(settings.host, wanted).await
+        let wanted = find_ports(settings.guests, &self.lives).await?;
+        self.apply(state, settings.host, wanted).await
     }
 
     /// Makes what is served what is wanted. Guests that did not change notice nothing.
-    async fn apply(&mut self, host: Host, wanted: Wanted) -> Result<(), DaemonError> {
+    async fn apply(
+        &mut self,
+        state: &StateDir,
+        host: Host,
+        wanted: Wanted,
+    ) -> Result<(), DaemonError> {
+        self.note_user_data(state, &wanted)?;
         let mut update = Update::default();
         if host != self.host {
             update.host = Some(host.clone());
@@ -281,9 +307,7 @@ impl Daemon {
             self.slots.release(slot);
         }
         for guest in fresh {
-            let packets_per_second = guest.state.limits.packets_per_second;
-            self.dataplane
-                .open_port(&guest.port, guest.slot, packets_per_second)?;
+            self.open(&guest)?;
             self.served.insert(guest.port.name.clone(), guest);
         }
         Ok(())
@@ -304,7 +328,7 @@ impl Daemon {
         for port in unwanted {
             self.dataplane.close_port(&port)?;
             if let Some(guest) = self.served.remove(&port) {
-                update.remove.push(guest.slot);
+                update.remove.extend(guest.slot);
             }
         }
         Ok(())
@@ -321,45 +345,44 @@ impl Daemon {
                 instance,
                 ..
             } = guest;
-            let state = Published {
-                at,
-                limits,
-                instance,
-            };
-            let known = self.served.get_mut(&port_name);
-            if let Some(known) = known {
+            let life = self.lives.of(instance.id);
+            if let Some(known) = self.served.get_mut(&port_name) {
                 known.name = name;
-                if known.state.limits != limits {
-                    self.dataplane
-                        .limit(known.slot, limits.packets_per_second)?;
+                if let Some(slot) = known.slot.filter(|_| known.state.limits != limits) {
+                    self.dataplane.limit(slot, limits.packets_per_second)?;
                 }
-                if known.state.limits != limits || known.state.instance != state.instance {
-                    known.state = Arc::new(state);
-                    update.upsert.push((known.slot, Arc::clone(&known.state)));
+                let is_new = known.renew(instance, life, limits, at);
+                if let Some(slot) = known.slot.filter(|_| is_new) {
+                    update.upsert.push((slot, Arc::clone(&known.state)));
                 }
                 continue;
             }
-            let guest = Served {
-                name,
-                port,
-                slot: self.slots.allocate()?,
-                state: Arc::new(state),
-            };
-            update.upsert.push((guest.slot, Arc::clone(&guest.state)));
+            let mut guest = Served::new(name, port, instance, life, limits, at);
+            if life.state() == State::Running {
+                let slot = self.slots.allocate()?;
+                guest.slot = Some(slot);
+                update.upsert.push((slot, Arc::clone(&guest.state)));
+            }
             fresh.push(guest);
         }
         Ok(fresh)
     }
 
-    async fn answer(&self, question: Question) {
-        let answer = match question.request {
-            Request::Status {} => match self.report().await {
-                Ok(report) => Answer::Status(Box::new(report)),
-                Err(error) => Answer::Error {
-                    error: error.to_string(),
-                },
-            },
-        };
+    /// Lets a guest's packets in; those of a stopped one are dropped. One whose interface is not there sends none.
+    fn open(&mut self, guest: &Served) -> Result<(), DaemonError> {
+        let packets_per_second = guest.state.limits.packets_per_second;
+        match guest.slot {
+            Some(slot) => self
+                .dataplane
+                .open_port(&guest.port, slot, packets_per_second)?,
+            None if is_absent(&guest.port) => {}
+            None => self.dataplane.silence_port(&guest.port)?,
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, state: &StateDir, question: Question) {
+        let answer = self.obey(state, question.request).await;
         // The client may have gone.
         question.answer.send(answer).ok();
     }
@@ -392,7 +415,7 @@ impl Daemon {
             ports: self
                 .served
                 .values()
-                .map(|guest| guest.report(counters.get(&guest.slot)))
+                .map(|guest| guest.report(guest.slot.and_then(|slot| counters.get(&slot))))
                 .collect(),
             drops: named(drops),
             packets: named(packets),
@@ -401,6 +424,56 @@ impl Daemon {
 }
 
 impl Served {
+    /// A guest without a slot.
+    fn new(
+        name: Box<str>,
+        port: Port,
+        configured: Instance,
+        life: &Life,
+        limits: Limits,
+        at: UnixSeconds,
+    ) -> Self {
+        let instance = life.over(&configured);
+        let is_other = instance != configured;
+        Self {
+            name,
+            port,
+            slot: None,
+            state: Arc::new(Published {
+                at,
+                limits,
+                instance,
+            }),
+            configured: is_other.then(|| Box::new(configured)),
+        }
+    }
+
+    /// Takes on what the configuration and its life now make of it; whether that is anything new.
+    fn renew(
+        &mut self,
+        configured: Instance,
+        life: &Life,
+        limits: Limits,
+        at: UnixSeconds,
+    ) -> bool {
+        let instance = life.over(&configured);
+        let is_new = self.state.limits != limits || self.state.instance != instance;
+        self.configured = (instance != configured).then(|| Box::new(configured));
+        if is_new {
+            self.state = Arc::new(Published {
+                at,
+                limits,
+                instance,
+            });
+        }
+        is_new
+    }
+
+    /// What the configuration says of it.
+    fn configured(&self) -> &Instance {
+        self.configured.as_deref().unwrap_or(&self.state.instance)
+    }
+
     /// Whether this is the same guest on the same interface, whatever changed in its metadata. An interface that was made
     /// anew under the old name is another one.
     fn is_still(&self, (guest, port): &(Guest, Port)) -> bool {
@@ -414,6 +487,12 @@ impl Served {
             port: self.port.name.clone(),
             ifindex: self.port.ifindex,
             slot: self.slot,
+            state: match self.slot {
+                Some(_) => State::Running,
+                None => State::Stopped,
+            }
+            .as_str()
+            .to_owned(),
             instance_id: instance.id.as_str().to_owned(),
             name: self.name.to_string(),
             http_tokens: match instance.options.http_tokens {
@@ -431,8 +510,16 @@ impl Served {
     }
 }
 
-/// Finds the interface of every guest.
-async fn find_ports(guests: Vec<Guest>) -> Result<Wanted, DaemonError> {
+/// Finds the interface of every guest. Where a machine is stopped, its interface may be gone with it.
+async fn find_ports(guests: Vec<Guest>, lives: &Lives) -> Result<Wanted, DaemonError> {
+    let found = |guest: &Guest, port| match port {
+        Err(DaemonError::NoInterface { port, .. })
+            if lives.of(guest.instance.id).state() == State::Stopped =>
+        {
+            Ok(absent(port))
+        }
+        found => found,
+    };
     let links = Links::open()?.list().await?;
     let links: BTreeMap<&str, &Link> = links
         .iter()
@@ -445,10 +532,23 @@ async fn find_ports(guests: Vec<Guest>) -> Result<Wanted, DaemonError> {
     guests
         .into_iter()
         .map(|guest| {
-            let port = port_of(&guest, &links, &uplinks)?;
+            let port = found(&guest, port_of(&guest, &links, &uplinks))?;
             Ok((port.name.clone(), (guest, port)))
         })
         .collect()
+}
+
+/// The port of a stopped machine whose interface is not there: no interface has index 0.
+fn absent(name: String) -> Port {
+    Port {
+        name,
+        ifindex: 0,
+        has_peer_elsewhere: false,
+    }
+}
+
+fn is_absent(port: &Port) -> bool {
+    port.ifindex == 0
 }
 
 fn port_of(
@@ -510,10 +610,14 @@ fn default_workers() -> u16 {
 }
 
 fn now() -> UnixSeconds {
+    now_millis().seconds()
+}
+
+fn now_millis() -> UnixMillis {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    UnixSeconds(since.as_secs())
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Tells the service manager, if one started us and waits for it.

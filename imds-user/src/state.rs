@@ -11,10 +11,11 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
-use crate::{config::Installation, instance::UnixSeconds};
+use crate::{config::Installation, instance::UnixSeconds, life::Lives};
 
 const INSTALLATION: &str = "installation.json";
 const TOKEN_KEY: &str = "token.key";
+const LIVES: &str = "life.json";
 const LOCK: &str = "lock";
 const SOCKET: &str = "control.sock";
 
@@ -41,6 +42,14 @@ pub enum StateError {
         path: PathBuf,
         /// What is wrong with it.
         cause: String,
+    },
+    /// What happened to instances cannot be told any more.
+    #[error("{} is damaged ({cause}): restore it, or remove it, and every instance runs as it is configured", path.display())]
+    DamagedLives {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: serde_json::Error,
     },
 }
 
@@ -114,6 +123,30 @@ impl StateDir {
         })
     }
 
+    /// What commands did to instances; nothing at the first start ever.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood: an instance that was stopped must not run because of that.
+    pub fn lives(&self) -> Result<Lives, StateError> {
+        let path = self.path.join(LIVES);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lives::default()),
+            read => read.map_err(io_error("read", &path))?,
+        };
+        serde_json::from_slice(&text).map_err(|cause| StateError::DamagedLives { path, cause })
+    }
+
+    /// Keeps them. When this returns they outlive the daemon and the machine.
+    ///
+    /// # Errors
+    /// When the file system refuses: the file is as before.
+    pub fn save_lives(&self, lives: &Lives) -> Result<(), StateError> {
+        let path = self.path.join(LIVES);
+        let text =
+            serde_json::to_vec(lives).map_err(|cause| io_error("write", &path)(cause.into()))?;
+        write_whole(&path, &text)
+    }
+
     /// Where the control socket of this directory's daemon is.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -150,7 +183,7 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Reads a file, or makes it: whole or not at all, also when the machine stops in between.
+/// Reads a file, or makes it.
 fn read_or_make(
     path: &Path,
     make: impl FnOnce() -> io::Result<Vec<u8>>,
@@ -160,16 +193,26 @@ fn read_or_make(
         read => return read.map_err(io_error("read", path)),
     }
     let content = make().map_err(io_error("make up", path))?;
+    write_whole(path, &content)?;
+    Ok(content)
+}
+
+/// Writes a file: whole or not at all, also when the machine stops in between.
+fn write_whole(path: &Path, content: &[u8]) -> Result<(), StateError> {
     let part = path.with_extension("part");
     let written = private_file()
         .create(true)
         .truncate(true)
         .write(true)
         .open(&part)
-        .and_then(|mut file| file.write_all(&content).and_then(|()| file.sync_all()));
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
     written.map_err(io_error("write", &part))?;
     fs::rename(&part, path).map_err(io_error("write", path))?;
-    Ok(content)
+    // The new name is in the directory, which is written like any file.
+    let directory = path.parent().unwrap_or(path);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io_error("write", directory))
 }
 
 fn private_file() -> OpenOptions {

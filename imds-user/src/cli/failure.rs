@@ -107,7 +107,11 @@ fn of_the_command_line(cause: Cause<'_>) -> Option<u8> {
     if cause.is::<ConfigError>() {
         return Some(EXIT_USAGE);
     }
-    matches!(cause.downcast_ref()?, ClientError::NoDaemon { .. }).then_some(EXIT_MISSING)
+    match cause.downcast_ref()? {
+        ClientError::NoDaemon { .. } => Some(EXIT_MISSING),
+        ClientError::Unfit { .. } => Some(EXIT_USAGE),
+        _ => None,
+    }
 }
 
 fn of_the_daemon(cause: Cause<'_>) -> Option<u8> {
@@ -229,6 +233,9 @@ mod tests {
             port: "veth-web".into(),
             instance: "web".into(),
         };
+        let unfit = || ClientError::Unfit {
+            refused: "no instance is called `wbe`".into(),
+        };
         // A wait status has the exit code in its second byte.
         let ended = |code: i32| StartError::Ended {
             status: ExitStatus::from_raw(code << 8),
@@ -237,6 +244,7 @@ mod tests {
         for (error, code) in [
             (anyhow::anyhow!("something"), EXIT_OTHER),
             (ClientError::NoDaemon { state_dir }.into(), EXIT_MISSING),
+            (unfit().into(), EXIT_USAGE),
             (LabError::NotUp { name }.into(), EXIT_MISSING),
             (missing().into(), EXIT_MISSING),
             (LabError::from(missing()).into(), EXIT_MISSING),

@@ -88,6 +88,7 @@ fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
         ("NAME", Align::Left),
         ("PORT", Align::Left),
         ("INSTANCE ID", Align::Left),
+        ("STATE", Align::Left),
         ("TOKENS", Align::Left),
         ("REQUESTS", Align::Right),
         ("ISSUED", Align::Right),
@@ -101,6 +102,7 @@ fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
             Cell::styled(&port.name, BOLD),
             (&port.port).into(),
             (&port.instance_id).into(),
+            state(&port.state),
             (&port.http_tokens).into(),
             port.requests.into(),
             port.tokens_issued.into(),
@@ -134,6 +136,14 @@ fn write_counts(
         )?;
     }
     writeln!(out)
+}
+
+fn state(state: &str) -> Cell {
+    if state == "running" {
+        state.into()
+    } else {
+        Cell::styled(state, WARNING)
+    }
 }
 
 fn warned(count: u64) -> Cell {
@@ -171,7 +181,8 @@ mod tests {
         PortStatus {
             port: format!("veth-{name}"),
             ifindex: 7,
-            slot: 1,
+            slot: Some(1),
+            state: "running".into(),
             instance_id: "i-0123456789abcdef0".into(),
             name: name.into(),
             http_tokens: http_tokens.into(),
@@ -222,9 +233,9 @@ mod tests {
 Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
 Responder  running, process 4712, 2 workers
 
-  NAME    PORT         INSTANCE ID          TOKENS    REQUESTS  ISSUED  NO TOKEN  REFUSED  THROTTLED  OPEN
-  web     veth-web     i-0123456789abcdef0  required      1204       3         0        1          0     1
-  legacy  veth-legacy  i-0123456789abcdef0  optional         9       3         0        0          0     1
+  NAME    PORT         INSTANCE ID          STATE    TOKENS    REQUESTS  ISSUED  NO TOKEN  REFUSED  THROTTLED  OPEN
+  web     veth-web     i-0123456789abcdef0  running  required      1204       3         0        1          0     1
+  legacy  veth-legacy  i-0123456789abcdef0  running  optional         9       3         0        0          0     1
 
 Packets  arp answered 1, intercepted 9999
 

@@ -7,7 +7,7 @@
 pub mod disk;
 pub mod file;
 mod made_up;
-mod nearest;
+pub mod nearest;
 pub mod resolve;
 
 use std::fmt;

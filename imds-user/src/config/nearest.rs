@@ -2,7 +2,8 @@
 
 /// The known word that is nearest to what was written, if one is near: at most every third letter wrong. Case, `-` and
 /// `_` do not count.
-pub(super) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let written = plain(written);
     let distances = known
         .iter()

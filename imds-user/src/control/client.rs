@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Answer, Request, SOCKET_NAME, StatusReport};
+use super::{Answer, Done, InstanceReport, PowerAction, Request, SOCKET_NAME, StatusReport};
+use crate::life::{Event, When};
 
 /// How long the daemon may take to read or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +21,58 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 pub fn status(state_dir: &Path) -> Result<StatusReport, ClientError> {
     match ask(state_dir, Request::Status {})? {
         Answer::Status(report) => Ok(*report),
-        Answer::Error { error } => Err(ClientError::Refused { error }),
+        other => Err(other.into()),
+    }
+}
+
+/// Every instance that the daemon serves, or one of them.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when that one is not known.
+pub fn instances(
+    state_dir: &Path,
+    which: Option<String>,
+) -> Result<Vec<InstanceReport>, ClientError> {
+    let request = match which {
+        Some(instance) => Request::Instance { instance },
+        None => Request::Instances {},
+    };
+    match ask(state_dir, request)? {
+        Answer::Instances { instances } => Ok(instances),
+        other => Err(other.into()),
+    }
+}
+
+/// Switches an instance on or off, or reboots it. When this returns it is done.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when it is not known, or not in a state for that.
+pub fn power(state_dir: &Path, instance: String, action: PowerAction) -> Result<Done, ClientError> {
+    done(ask(state_dir, Request::Power { instance, action })?)
+}
+
+/// Lets something happen to an instance, at once or later. When this returns its next request sees it, or it is planned.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when it is not known, or that cannot happen to it.
+pub fn event(
+    state_dir: &Path,
+    instance: String,
+    event: Event,
+    after: Option<When>,
+) -> Result<Done, ClientError> {
+    let request = Request::Event {
+        instance,
+        event,
+        after,
+    };
+    done(ask(state_dir, request)?)
+}
+
+fn done(answer: Answer) -> Result<Done, ClientError> {
+    match answer {
+        Answer::Done(done) => Ok(*done),
+        other => Err(other.into()),
     }
 }
 
@@ -99,6 +151,26 @@ pub enum ClientError {
         /// Its words.
         error: String,
     },
+    /// What was asked does not fit what is there.
+    #[error("{refused}")]
+    Unfit {
+        /// The daemon's words.
+        refused: String,
+    },
+    /// The daemon answered another question.
+    #[error("the daemon answered something else than it was asked (is it of another version?)")]
+    Astray,
+}
+
+/// Answers that are not what was hoped for.
+impl From<Answer> for ClientError {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Error { error } => Self::Refused { error },
+            Answer::Refused { refused } => Self::Unfit { refused },
+            Answer::Done(_) | Answer::Instances { .. } | Answer::Status(_) => Self::Astray,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,17 @@
 //! [`client`].
 
 pub mod client;
+pub mod find;
+pub mod instance;
 pub mod server;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use instance::{Done, InstanceReport};
+
+use crate::life::{Event, When};
 
 /// The socket's name in the state directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -19,11 +25,46 @@ pub const SOCKET_NAME: &str = "control.sock";
 pub const REQUEST_BYTES_MAX: usize = 4096;
 
 /// What a client may ask.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Ports, instances, counters: answered by [`Answer::Status`].
     Status {},
+    /// Every instance: answered by [`Answer::Instances`].
+    Instances {},
+    /// One instance, by name, id or the beginning of its id: answered by [`Answer::Instances`] with one in it.
+    Instance {
+        /// Which.
+        instance: String,
+    },
+    /// Switch a machine on or off, or reboot it: answered by [`Answer::Done`], as are all that follow.
+    Power {
+        /// Which.
+        instance: String,
+        /// What to do.
+        action: PowerAction,
+    },
+    /// Let something happen to an instance.
+    Event {
+        /// Which.
+        instance: String,
+        /// What.
+        event: Event,
+        /// When it shows; at once if nothing is said.
+        after: Option<When>,
+    },
+}
+
+/// What can be done to a machine.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerAction {
+    /// EC2's `StopInstances`.
+    Stop,
+    /// EC2's `StartInstances`.
+    Start,
+    /// EC2's `RebootInstances`.
+    Reboot,
 }
 
 /// What the daemon answers.
@@ -34,6 +75,18 @@ pub enum Answer {
     Error {
         /// Why, for people.
         error: String,
+    },
+    /// The request does not fit what is there: an instance that is not known, an action that is not for it.
+    Refused {
+        /// Why, for people.
+        refused: String,
+    },
+    /// Something is done and in force, or planned.
+    Done(Box<Done>),
+    /// To [`Request::Instances`] and [`Request::Instance`].
+    Instances {
+        /// In the order of their ports.
+        instances: Vec<InstanceReport>,
     },
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
@@ -85,8 +138,10 @@ pub struct PortStatus {
     pub port: String,
     /// The interface's number.
     pub ifindex: u32,
-    /// The instance's slot on this host.
-    pub slot: u32,
+    /// The instance's slot on this host; none while it is stopped.
+    pub slot: Option<u32>,
+    /// `running` or `stopped`.
+    pub state: String,
     /// `i-…`
     pub instance_id: String,
     /// What commands call the instance.
@@ -127,7 +182,8 @@ pub(crate) mod tests {
             ports: vec![PortStatus {
                 port: "veth-web".into(),
                 ifindex: 7,
-                slot: 1,
+                slot: Some(1),
+                state: "running".into(),
                 instance_id: "i-0123456789abcdef0".into(),
                 name: "web".into(),
                 http_tokens: "required".into(),
@@ -151,6 +207,25 @@ pub(crate) mod tests {
         );
         for (line, is_good) in [
             (r#"{"command":"status"}"#, true),
+            (r#"{"command":"instances"}"#, true),
+            (r#"{"command":"instance","instance":"web"}"#, true),
+            (
+                r#"{"command":"power","instance":"web","action":"reboot"}"#,
+                true,
+            ),
+            (
+                r#"{"command":"event","instance":"web","event":{"kind":"rebalance","force":false},"after":"1m"}"#,
+                true,
+            ),
+            (
+                r#"{"command":"event","instance":"web","event":{"kind":"spot-interruption","action":"stop","time":"2026-01-01T00:00:00Z","force":false},"after":null}"#,
+                true,
+            ),
+            (
+                r#"{"command":"event","instance":"web","event":{"kind":"rebalance","force":false},"after":"soon"}"#,
+                false,
+            ),
+            (r#"{"command":"power","instance":"web"}"#, false),
             (r#"{"command":"reboot"}"#, false),
             (r#"{"command":"status","port":1}"#, false),
             (r#"{}"#, false),
@@ -169,6 +244,13 @@ pub(crate) mod tests {
         let line = serde_json::to_string(&status).unwrap();
         assert!(line.starts_with(r#"{"daemon":{"pid":4711,"#), "{line}");
         assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), status);
+        let refused = Answer::Refused {
+            refused: "no instance".into(),
+        };
+        assert_eq!(
+            serde_json::from_str::<Answer>(r#"{"refused":"no instance"}"#).unwrap(),
+            refused
+        );
         let error = Answer::Error { error: "no".into() };
         assert_eq!(
             serde_json::from_str::<Answer>(r#"{"error":"no"}"#).unwrap(),

@@ -1,0 +1,421 @@
+//! What commands do to instances, and what becomes due of what they planned.
+//!
+//! The rules are [`crate::life`]'s. Here is the order: a change is checked, kept in the state directory, put in force, and
+//! only then answered. So whoever has an answer can rely on it: the guest's next request sees the change, and a daemon
+//! that is killed a moment later knows it again when it starts.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Daemon, DaemonError, Served, Wanted, find_ports, now, now_millis};
+use crate::config::Guest;
+use crate::control::find::{FindError, find};
+use crate::control::instance::{Whereabouts, moment};
+use crate::control::{Answer, Done, InstanceReport, PowerAction, Request};
+use crate::dataplane::Port;
+use crate::instance::{InstanceId, UnixMillis};
+use crate::life::{Change, Event, Life, Lives, Refusal, State, When};
+use crate::responder::supervisor::Update;
+use crate::state::{StateDir, StateError};
+
+/// The longest sleep until something is due: the clock may be set meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+
+/// Why a request is not fulfilled.
+enum Trouble {
+    /// It does not fit what is there.
+    Unfit(String),
+    /// Something broke.
+    Broken(DaemonError),
+}
+
+impl From<FindError> for Trouble {
+    fn from(error: FindError) -> Self {
+        Self::Unfit(error.to_string())
+    }
+}
+
+impl<E: Into<DaemonError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+impl Daemon {
+    pub(super) async fn obey(&mut self, state: &StateDir, request: Request) -> Answer {
+        match self.try_to_obey(state, request).await {
+            Ok(answer) => answer,
+            Err(Trouble::Unfit(refused)) => Answer::Refused { refused },
+            Err(Trouble::Broken(error)) => {
+                tracing::error!("a command: {error}");
+                let error = error.to_string();
+                Answer::Error { error }
+            }
+        }
+    }
+
+    async fn try_to_obey(&mut self, state: &StateDir, request: Request) -> Result<Answer, Trouble> {
+        Ok(match request {
+            Request::Status {} => Answer::Status(Box::new(self.report().await?)),
+            Request::Instances {} => Answer::Instances {
+                instances: self
+                    .served
+                    .values()
+                    .map(|guest| self.describe(guest))
+                    .collect(),
+            },
+            Request::Instance { instance } => {
+                let port = self.find(&instance)?;
+                let instances = vec![self.describe(&self.served[&port])];
+                Answer::Instances { instances }
+            }
+            Request::Power { instance, action } => {
+                let port = self.find(&instance)?;
+                Answer::Done(Box::new(self.power(state, &port, action).await?))
+            }
+            Request::Event {
+                instance,
+                event,
+                after,
+            } => {
+                let port = self.find(&instance)?;
+                Answer::Done(Box::new(self.event(state, &port, event, after).await?))
+            }
+        })
+    }
+
+    /// The port of the instance that is meant.
+    fn find(&self, written: &str) -> Result<String, FindError> {
+        let (ports, instances): (Vec<_>, Vec<_>) = self
+            .served
+            .iter()
+            .map(|(port, guest)| (port, (&*guest.name, guest.state.instance.id)))
+            .unzip();
+        find(written, &instances).map(|at| ports[at].clone())
+    }
+
+    fn describe(&self, guest: &Served) -> InstanceReport {
+        let whereabouts = Whereabouts {
+            name: &guest.name,
+            port: &guest.port.name,
+            published: guest.state.at,
+        };
+        let instance = &guest.state.instance;
+        let life = self.lives.of(instance.id);
+        InstanceReport::of(whereabouts, instance, guest.configured(), life)
+    }
+
+    async fn power(
+        &mut self,
+        state: &StateDir,
+        port: &str,
+        action: PowerAction,
+    ) -> Result<Done, Trouble> {
+        let guest = &self.served[port];
+        let pending_time = guest.state.instance.pending_time;
+        let mut life = self.lives.of(guest.state.instance.id).clone();
+        let was = life.state();
+        match action {
+            PowerAction::Stop => life.stop(now()),
+            PowerAction::Start => life.start(pending_time, now()),
+            PowerAction::Reboot => life.reboot().map_err(|refusal| unfit(guest, &refusal))?,
+        }
+        if was == State::Stopped && life.state() == State::Running {
+            // The interface may have gone and come back with the machine.
+            let port = find_port(guest).await?;
+            self.move_to(port);
+        }
+        let is_changed = self.commit(state, port, life).await?;
+        let done = match (action, is_changed) {
+            (PowerAction::Stop, true) => "stopped".to_owned(),
+            (PowerAction::Stop, false) => "stopped already".to_owned(),
+            (PowerAction::Start, true) => {
+                let launched = self.served[port].state.instance.pending_time;
+                format!("started: launched at {}", launched.iso())
+            }
+            (PowerAction::Start, false) => "running already".to_owned(),
+            (PowerAction::Reboot, _) => "rebooted".to_owned(),
+        };
+        tracing::info!("{}: {done}", self.served[port].name);
+        Ok(self.done(port, done, is_changed, None))
+    }
+
+    async fn event(
+        &mut self,
+        state: &StateDir,
+        port: &str,
+        event: Event,
+        after: Option<When>,
+    ) -> Result<Done, Trouble> {
+        let asked = now_millis();
+        let appears = after
+            .map(|when| when.after_millis(asked))
+            .filter(|at| *at > asked);
+        let guest = &self.served[port];
+        let mut life = self.lives.of(guest.state.instance.id).clone();
+        let change = change_of(event, guest, &mut life, asked, appears, &random()?)
+            .map_err(|refusal| unfit(guest, &refusal))?;
+        let is_changed = self.commit(state, port, life).await?;
+        let name = &self.served[port].name;
+        match appears {
+            Some(at) => tracing::info!("{name}: from {} on {change}", at.iso()),
+            None => tracing::info!("{name}: {change}"),
+        }
+        let event_id = match &change {
+            Change::Maintenance(event) => Some(event.event_id.to_string()),
+            Change::MaintenanceOver { event_id, .. } => Some(event_id.to_string()),
+            _ => None,
+        };
+        Ok(Done {
+            event_id,
+            ..self.done(port, change.to_string(), is_changed, appears)
+        })
+    }
+
+    /// What a client is told, after it is done.
+    fn done(
+        &self,
+        port: &str,
+        done: String,
+        is_changed: bool,
+        appears: Option<UnixMillis>,
+    ) -> Done {
+        Done {
+            done,
+            is_changed,
+            in_force: appears.is_none().then(|| moment(now_millis())),
+            appears: appears.map(moment),
+            event_id: None,
+            instance: self.describe(&self.served[port]),
+        }
+    }
+
+    /// Keeps the new life of an instance and puts it in force; whether it is another one. Where it cannot be kept, nothing
+    /// changes.
+    async fn commit(
+        &mut self,
+        state: &StateDir,
+        port: &str,
+        life: Life,
+    ) -> Result<bool, DaemonError> {
+        let id = self.served[port].state.instance.id;
+        if *self.lives.of(id) == life {
+            return Ok(false);
+        }
+        let before = self.lives.replace(id, life);
+        if let Err(error) = state.save_lives(&self.lives) {
+            self.lives.replace(id, before);
+            return Err(error.into());
+        }
+        self.enforce(port).await?;
+        Ok(true)
+    }
+
+    /// Makes a guest what its life says. When this returns its next request sees it.
+    async fn enforce(&mut self, port: &str) -> Result<(), DaemonError> {
+        let Some(guest) = self.served.get_mut(port) else {
+            return Ok(());
+        };
+        let life = self.lives.of(guest.state.instance.id);
+        let (configured, limits) = (guest.configured().clone(), guest.state.limits);
+        let is_new = guest.renew(configured, life, limits, now());
+        match (life.state(), guest.slot) {
+            (State::Running, Some(slot)) if is_new => {
+                let upsert = vec![(slot, Arc::clone(&guest.state))];
+                let update = Update {
+                    upsert,
+                    ..Update::default()
+                };
+                self.responder.update(update).await?;
+            }
+            (State::Running, Some(_)) | (State::Stopped, None) => {}
+            (State::Running, None) => self.switch_on(port).await?,
+            (State::Stopped, Some(slot)) => self.switch_off(port, slot).await?,
+        }
+        Ok(())
+    }
+
+    /// Closes the port first, so that nothing of the end of its connections gets out: the machine is off.
+    async fn switch_off(&mut self, port: &str, slot: u32) -> Result<(), DaemonError> {
+        if let Some(guest) = self.served.get_mut(port) {
+            self.dataplane.silence_port(&guest.port)?;
+            guest.slot = None;
+        }
+        self.give_back(slot).await
+    }
+
+    /// Lets the responder know the guest before its port opens.
+    async fn switch_on(&mut self, port: &str) -> Result<(), DaemonError> {
+        let slot = self.slots.allocate()?;
+        let Some(guest) = self.served.get_mut(port) else {
+            return Ok(());
+        };
+        let update = Update {
+            upsert: vec![(slot, Arc::clone(&guest.state))],
+            ..Update::default()
+        };
+        self.responder.update(update).await?;
+        let packets_per_second = guest.state.limits.packets_per_second;
+        let opened = self
+            .dataplane
+            .open_port(&guest.port, slot, packets_per_second);
+        if let Err(error) = opened {
+            // Still off, then: its port drops, if it can be made to.
+            self.dataplane.silence_port(&guest.port).ok();
+            self.give_back(slot).await?;
+            return Err(error.into());
+        }
+        guest.slot = Some(slot);
+        Ok(())
+    }
+
+    /// Ends what the responder has of a slot that has no way in or out any more.
+    async fn give_back(&mut self, slot: u32) -> Result<(), DaemonError> {
+        let update = Update {
+            remove: vec![slot],
+            ..Update::default()
+        };
+        self.responder.update(update).await?;
+        self.slots.release(slot);
+        Ok(())
+    }
+
+    /// Notes that the guest of the port with this name has this interface.
+    fn move_to(&mut self, port: Port) {
+        if let Some(guest) = self.served.get_mut(&port.name) {
+            guest.port = port;
+        }
+    }
+
+    /// Lets what was planned for until now happen.
+    pub(super) async fn fall_due(&mut self, state: &StateDir) -> Result<(), DaemonError> {
+        let happened = self.lives.fall_due(now_millis());
+        if happened.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = state.save_lives(&self.lives) {
+            // It was planned for now. The file still has it as a plan, and a later daemon makes the same of it.
+            tracing::error!("{error}");
+        }
+        let mut ports = BTreeSet::new();
+        for (id, change) in happened {
+            if let Some(guest) = self.served.values().find(|guest| guest.has_id(id)) {
+                tracing::info!("{}: {change}, as planned", guest.name);
+                ports.insert(guest.port.name.clone());
+            }
+        }
+        for port in ports {
+            self.enforce(&port).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes where a new configuration has other user data than an instance runs with: it keeps what it has until it is
+    /// stopped and started.
+    pub(super) fn note_user_data(
+        &mut self,
+        state: &StateDir,
+        wanted: &Wanted,
+    ) -> Result<(), StateError> {
+        let mut lives = self.lives.clone();
+        for (port, (guest, _)) in wanted {
+            let id = guest.instance.id;
+            let Some(known) = self.served.get(port).filter(|known| known.has_id(id)) else {
+                continue;
+            };
+            let configured = &guest.instance.user_data;
+            let mut life = lives.of(id).clone();
+            life.reconfigured(&known.state.instance.user_data, configured);
+            let is_held_back = life.state() == State::Running && life.runs_with.is_some();
+            if is_held_back && known.configured().user_data != *configured {
+                tracing::warn!(
+                    "{}: its user data changed; it keeps what it was started with until `imds instance stop` and `start`",
+                    guest.name
+                );
+            }
+            lives.replace(id, life);
+        }
+        if lives != self.lives {
+            state.save_lives(&lives)?;
+            self.lives = lives;
+        }
+        Ok(())
+    }
+}
+
+impl Served {
+    fn has_id(&self, id: InstanceId) -> bool {
+        self.state.instance.id == id
+    }
+}
+
+/// Ends when the next planned change is due, or somewhat earlier.
+pub(super) async fn due(at: Option<UnixMillis>) {
+    let Some(at) = at else {
+        return pending().await;
+    };
+    let left = Duration::from_millis(at.0.saturating_sub(now_millis().0));
+    tokio::time::sleep(left.min(SLEEP_MAX)).await;
+}
+
+/// Checks an event and lets it happen to `life`, at once or as a plan; the change that it is.
+fn change_of(
+    event: Event,
+    guest: &Served,
+    life: &mut Life,
+    asked: UnixMillis,
+    appears: Option<UnixMillis>,
+    random: &[u8; 9],
+) -> Result<Change, Refusal> {
+    event.check(&guest.state.instance, life, appears.is_some())?;
+    let at = appears.unwrap_or(asked).seconds();
+    let change = event.resolve(life, at, random)?;
+    match appears {
+        Some(at) => life.plan(at, change.clone())?,
+        None => life.apply(&change)?,
+    }
+    Ok(change)
+}
+
+fn random() -> Result<[u8; 9], DaemonError> {
+    let mut bytes = [0; 9];
+    getrandom::fill(&mut bytes).map_err(|cause| DaemonError::System {
+        what: "make an id",
+        cause: io::Error::other(cause.to_string()),
+    })?;
+    Ok(bytes)
+}
+
+/// The guest's interface as it is now.
+async fn find_port(guest: &Served) -> Result<Port, Trouble> {
+    let port = guest.port.name.clone();
+    let Ok(name) = port.parse() else {
+        return Ok(guest.port.clone());
+    };
+    let wanted = Guest {
+        name: guest.name.clone(),
+        port: name,
+        limits: guest.state.limits,
+        instance: guest.configured().clone(),
+    };
+    let mut found =
+        find_ports(vec![wanted], &Lives::default())
+            .await
+            .map_err(|error| match error {
+                DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. } => {
+                    Trouble::Unfit(error.to_string())
+                }
+                error => error.into(),
+            })?;
+    let (_, port) = found
+        .remove(&port)
+        .expect("what is wanted is found, or an error");
+    Ok(port)
+}
+
+fn unfit(guest: &Served, refusal: &Refusal) -> Trouble {
+    Trouble::Unfit(format!("{}: {refusal}", guest.name))
+}
