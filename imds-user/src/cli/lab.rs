@@ -15,12 +15,14 @@ use imds_user::lab::{self, LabError, LabName, LabStatus, Step, Up};
 
 use super::table::{Align, Cell, Table};
 use super::{BAD, BOLD, DIM, EXIT_FINE, GOOD, WARNING, require_root};
+use super::{event, instance};
 
 const EXAMPLES: &str = "\
 Examples:
   imds lab up
   imds lab exec legacy -- curl -s http://169.254.169.254/latest/meta-data/
   imds lab shell web
+  imds lab event legacy spot-interruption
   imds lab down";
 
 /// Try it out: a host of its own with three guests, this host's network untouched
@@ -48,6 +50,10 @@ enum LabCommand {
     Shell(Shell),
     /// Show the guests and whether the daemon runs
     Status(Status),
+    /// Tell a guest what EC2 would, as `imds event`
+    Event(event::What),
+    /// Show, stop, start or reboot guests' instances, as `imds instance`
+    Instance(instance::What),
     /// Stop the daemon and remove everything
     Down,
 }
@@ -95,6 +101,8 @@ impl Lab {
             LabCommand::Up => up(&name, out)?,
             LabCommand::Down => down(&name, out)?,
             LabCommand::Status(Status { json }) => status(&name, json, out)?,
+            LabCommand::Event(what) => return what.run(&name.state_dir(), out),
+            LabCommand::Instance(what) => return what.run(&name.state_dir(), out),
             LabCommand::Shell(Shell { place }) => {
                 require_root("a shell in a guest")?;
                 return Err(inside::shell(&name, place.parse(), env::var_os("SHELL")).into());

@@ -7,12 +7,15 @@
 mod check;
 mod completions;
 mod doctor;
+mod event;
 mod failure;
+mod instance;
 mod lab;
 mod respond;
 mod run;
 mod status;
 mod table;
+mod words;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -40,6 +43,7 @@ Examples:
   imds doctor                        does this host have what is needed?
   imds run --config /etc/imds.toml   serve this host's guests
   imds status                        what is the daemon doing?
+  imds event web spot-interruption   rehearse: tell a Spot Instance that its end is near
 
 Exit codes: 0 fine, 64 wrong command line or configuration, 69 something needed is missing,
 77 no permission, 1 anything else.";
@@ -63,6 +67,8 @@ pub(crate) enum Command {
     Respond(respond::Respond),
     Lab(lab::Lab),
     Status(status::Status),
+    Instance(instance::Instance),
+    Event(event::Event),
     Doctor(doctor::Doctor),
     Check(check::Check),
     Completions(completions::Completions),
@@ -76,6 +82,8 @@ impl Command {
             Self::Respond(respond) => respond.run(out),
             Self::Lab(lab) => lab.run(out),
             Self::Status(status) => status.run(out),
+            Self::Instance(instance) => instance.run(out),
+            Self::Event(event) => event.run(out),
             Self::Doctor(doctor) => doctor.run(out),
             Self::Check(check) => check.run(out),
             Self::Completions(completions) => completions.run(out),
@@ -114,7 +122,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Exi
 #[derive(Debug, clap::Args)]
 struct StateDir {
     /// Where the daemon keeps its state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR, value_hint = clap::ValueHint::DirPath)]
+    #[arg(long, global = true, value_name = "DIR", default_value = STATE_DIR, value_hint = clap::ValueHint::DirPath)]
     state_dir: PathBuf,
 }
 
