@@ -10,6 +10,8 @@ use imds_tests::{
 use nix::unistd::Pid;
 use serde_json::Value;
 
+const HOSTNAME: &str = "/latest/meta-data/hostname";
+
 #[test]
 fn a_clean_stop_leaves_nothing() {
     if !has_command("bpftool") {
@@ -99,21 +101,22 @@ fn changed_options_are_seen_by_the_next_request_of_an_open_connection() {
     );
 }
 
+/// User data is the exception; see `life.rs`.
 #[test]
 fn changed_metadata_is_seen_by_the_next_request() {
     let Some(mut host) = Host::new() else { return };
     let web = host
         .guest("web")
         .routed("10.0.0.10")
-        .user_data(b"before")
+        .key("hostname", "\"before\"")
         .up();
     let mut daemon = host.start();
     let mut connection = web.connect();
-    assert_eq!(connection.get("/latest/user-data", &[]).text(), "before");
-    host.instance("web").user_data(b"after");
+    assert_eq!(connection.get(HOSTNAME, &[]).text(), "before");
+    host.instance("web").key("hostname", "\"after\"");
     host.write_config();
     daemon.reload();
-    assert_eq!(connection.get("/latest/user-data", &[]).text(), "after");
+    assert_eq!(connection.get(HOSTNAME, &[]).text(), "after");
 }
 
 #[test]
@@ -169,10 +172,10 @@ fn a_wrong_new_configuration_is_refused_and_the_old_one_stays() {
         "the log names what is wrong:\n{}",
         daemon.log()
     );
-    host.instance("web").user_data(b"good again");
+    host.instance("web").key("hostname", "\"good-again\"");
     host.write_config();
     daemon.reload();
-    assert_eq!(web.get("/latest/user-data").text(), "good again");
+    assert_eq!(web.get(HOSTNAME).text(), "good-again");
 }
 
 #[test]
