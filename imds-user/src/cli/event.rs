@@ -318,7 +318,7 @@ pub(super) fn write_done(out: &mut dyn Write, done: &Done, json: bool) -> anyhow
     }
     write!(out, "{BOLD}{}{BOLD:#}  {}", done.instance.name, done.done)?;
     match (&done.in_force, &done.appears) {
-        (_, Some(at)) => writeln!(out, "  {WARNING}from {at} on{WARNING:#}")?,
+        (_, Some(at)) => writeln!(out, "  {WARNING}planned for {at}{WARNING:#}")?,
         (Some(at), None) if done.is_changed => {
             writeln!(out, "  {GOOD}in force since {at}{GOOD:#}")?;
         }
@@ -532,7 +532,7 @@ mod tests {
                 true,
                 None,
                 at(),
-                "web  stopped  from 2026-01-01T00:00:00.123Z on\n",
+                "web  stopped  planned for 2026-01-01T00:00:00.123Z\n",
             ),
         ] {
             let done = Done {

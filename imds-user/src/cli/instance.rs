@@ -214,7 +214,7 @@ fn write_instance(out: &mut dyn Write, instance: &InstanceReport) -> io::Result<
         write_fact(
             out,
             "planned",
-            &format!("{} at {}", planned.change, planned.at),
+            &format!("{}: {}", planned.at, planned.change),
         )?;
     }
     Ok(())
@@ -374,8 +374,7 @@ mod tests {
   web   i-0123456789abcdef0  running  r6i.large  spot        2026-01-01T00:00:00Z  user data pending, spot terminate 2026-01-01T00:02:00Z, rebalance, 1 scheduled, 1 planned
   db    i-0123456789abcdef0  stopped  r6i.large  on-demand   2026-01-01T00:00:00Z
 ";
-        let trimmed: Vec<_> = list.lines().map(str::trim_end).collect();
-        assert_eq!(trimmed, expected.lines().collect::<Vec<_>>());
+        assert_eq!(list, expected);
         assert_eq!(text(|out| write_list(out, &[])), "  no instances\n");
     }
 
@@ -399,7 +398,7 @@ web  i-0123456789abcdef0  running
   maintenance     instance-event-0123456789abcdef0 active system-reboot, 2026-01-02T00:00:00Z to 2026-01-02T02:00:00Z, deadline 2026-01-09T00:00:00Z
   Auto Scaling    to InService
   hibernation     not configured
-  planned         hibernation: configured at 2026-01-01T01:00:00.250Z
+  planned         2026-01-01T01:00:00.250Z: hibernation: configured
 ";
         assert_eq!(text(|out| write_instance(out, &busy())), expected);
     }

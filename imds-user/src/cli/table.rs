@@ -75,7 +75,7 @@ impl<const N: usize> Table<N> {
         })
     }
 
-    /// Blanks are outside the style, and there are none at a line's end.
+    /// Blanks are outside the style, and there are none at a line's end: an empty cell's are the next one's.
     fn write_row(
         &self,
         out: &mut dyn Write,
@@ -84,6 +84,10 @@ impl<const N: usize> Table<N> {
     ) -> io::Result<()> {
         let mut blanks = 2;
         for (column, Cell { text, style }) in row.iter().enumerate() {
+            if text.is_empty() {
+                blanks += widths[column] + 2;
+                continue;
+            }
             let padding = widths[column] - text.chars().count();
             let (before, after) = match self.columns[column].1 {
                 Align::Left => (0, padding),
@@ -118,12 +122,14 @@ mod tests {
             Cell::styled("fine", super::super::GOOD),
         ]);
         table.row(["a-longer-name".into(), 1_234_567.into(), "é".into()]);
+        table.row(["".into(), 8.into(), "".into()]);
         let mut out = Vec::new();
         table.write(&mut out).unwrap();
         let text = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
         let expected = "  NAME             COUNT  NOTE
   web                  7  fine
   a-longer-name  1234567  é
+                       8
 ";
         assert_eq!(text, expected);
         assert!(out.contains(&0x1b), "styles are written");

@@ -161,7 +161,7 @@ impl Daemon {
         let is_changed = self.commit(state, port, life).await?;
         let name = &self.served[port].name;
         match appears {
-            Some(at) => tracing::info!("{name}: from {} on {change}", at.iso()),
+            Some(at) => tracing::info!("{name}: planned for {}: {change}", at.iso()),
             None => tracing::info!("{name}: {change}"),
         }
         let event_id = match &change {
