@@ -337,6 +337,8 @@ impl Daemon {
     /// Notes new states of guests that are served, and gives slots to new ones, whose ports are still to be opened.
     fn publish(&mut self, wanted: Wanted, update: &mut Update) -> Result<Vec<Served>, DaemonError> {
         let at = now();
+        // What all share is part of what each is told.
+        let is_host_new = update.host.is_some();
         let mut fresh = Vec::new();
         for (port_name, (guest, port)) in wanted {
             let Guest {
@@ -351,7 +353,10 @@ impl Daemon {
                 if let Some(slot) = known.slot.filter(|_| known.state.limits != limits) {
                     self.dataplane.limit(slot, limits.packets_per_second)?;
                 }
-                let is_new = known.renew(instance, life, limits, at);
+                let is_new = known.renew(instance, life, limits, at) || is_host_new;
+                if is_host_new {
+                    known.republish(at);
+                }
                 if let Some(slot) = known.slot.filter(|_| is_new) {
                     update.upsert.push((slot, Arc::clone(&known.state)));
                 }
@@ -467,6 +472,12 @@ impl Served {
             });
         }
         is_new
+    }
+
+    /// Tells it the same again, as something new.
+    fn republish(&mut self, at: UnixSeconds) {
+        let same = Published::clone(&self.state);
+        self.state = Arc::new(Published { at, ..same });
     }
 
     /// What the configuration says of it.

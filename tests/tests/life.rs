@@ -67,6 +67,11 @@ fn check_text(connection: &mut Connection, path: &str, expected: &str) {
     assert_eq!((answer.status(), answer.text()), (200, expected), "{path}");
 }
 
+fn check_ends_with(connection: &mut Connection, path: &str, end: &str) {
+    let answer = connection.get(path, &[]);
+    assert!(answer.text().ends_with(end), "{path}: {answer:?}");
+}
+
 /// EC2's page for what is not there: 339 bytes.
 fn check_absent(connection: &mut Connection, path: &str) {
     let answer = connection.get(path, &[]);
@@ -815,6 +820,14 @@ fn last_modified_follows_every_change_and_nothing_else() {
         check(what, &mut connection, is_change, &mut || daemon.reload());
     }
     assert_eq!(last_modified(&mut neighbour), of_neighbour);
+
+    // What the host says, every instance says.
+    host.host_keys("domain-name = \"lab.example\"");
+    host.write_config();
+    let what = "a reload that changes what all share";
+    check(what, &mut connection, true, &mut || daemon.reload());
+    assert_ne!(last_modified(&mut neighbour), of_neighbour);
+    check_ends_with(&mut neighbour, "/latest/meta-data/hostname", ".lab.example");
 }
 
 /// A virtual machine's interface goes with the machine, and another comes when it is switched on again.
