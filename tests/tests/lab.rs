@@ -6,8 +6,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use imds_tests::{
-    children_of, eventually, has_command, imds, is_alive, needs_root, network_of, program_exists,
-    programs_of, run, users_of_network,
+    children_of, eventually, has_command, imds, imds_path, is_alive, needs_root, network_of,
+    program_exists, programs_of, run, users_of_network,
 };
 use nix::unistd::Pid;
 
@@ -253,4 +253,32 @@ fn a_lab_that_is_not_up_can_be_taken_down() {
         down.status.success(),
         "taking down twice changes nothing: {down:?}"
     );
+}
+
+/// Every command of the page, in its order, as somebody would type it who reads it from top to bottom.
+#[test]
+fn the_commands_of_the_page_on_events_work_as_written() {
+    if !needs_root() || !has_command("curl") {
+        return;
+    }
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/events.md");
+    let page = fs::read_to_string(page).expect("the page is there");
+    let commands: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("imds lab "))
+        .collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    assert_eq!(commands[0], "up");
+    let (lab, up) = Lab::up("page");
+    stdout(&up);
+    let binary = imds_path();
+    let binary = binary.to_str().expect("text");
+    for command in &commands[1..] {
+        let line = format!("{binary} lab --name {} {command}", lab.name);
+        let output = run(&["sh", "-c", &line]);
+        assert!(output.status.success(), "imds lab {command}: {output:?}");
+        let is_look = command.starts_with("exec") && !command.contains("404");
+        let found = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!is_look || !found.contains("404"), "{command}: {found}");
+    }
 }
