@@ -1,9 +1,10 @@
 //! EC2-style instance metadata for every guest of a Linux host: the library behind the command `imds`.
 //!
 //! It has a pure middle and thin edges. The middle knows what is answered and why, and touches neither clock, nor
-//! randomness, nor sockets, nor the kernel: [`instance`] (who is asking), [`life`] (what happens to it),
-//! [`metadata`] (the tree), [`token`] (IMDSv2 session tokens), [`http`] (the rules of the service: one function, [`http::respond::respond`]) and [`config`] (what
-//! the operator wrote, made true). Everything else is an edge that hands these their arguments.
+//! randomness, nor sockets, nor the kernel: [`instance`] (who is asking), [`life`] (what happens to it), [`metadata`] (the
+//! tree), [`token`] (IMDSv2 session tokens), [`identity`] (signatures of the identity document; its keys have an edge),
+//! [`http`] (the rules of the service: one function, [`http::respond::respond`]) and [`config`] (what the operator wrote,
+//! made true). Everything else is an edge that hands these their arguments.
 
 pub mod config;
 pub mod control;
@@ -11,6 +12,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod http;
+pub mod identity;
 pub mod instance;
 pub mod lab;
 pub mod life;

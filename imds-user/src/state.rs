@@ -16,6 +16,7 @@ use crate::{config::Installation, instance::UnixSeconds, life::Lives};
 const INSTALLATION: &str = "installation.json";
 const TOKEN_KEY: &str = "token.key";
 const LIVES: &str = "life.json";
+const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 const SOCKET: &str = "control.sock";
 
@@ -153,6 +154,12 @@ impl StateDir {
         socket_in(&self.path)
     }
 
+    /// See [`identity_in`].
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        identity_in(&self.path)
+    }
+
     /// See [`namespace_name_in`].
     #[must_use]
     pub fn namespace_name(&self) -> String {
@@ -177,6 +184,12 @@ pub fn socket_in(state_dir: &Path) -> PathBuf {
     state_dir.join(SOCKET)
 }
 
+/// Where a state directory has the keys that identity documents are signed with. Only who holds its lock writes there.
+#[must_use]
+pub fn identity_in(state_dir: &Path) -> PathBuf {
+    state_dir.join(IDENTITY)
+}
+
 fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -184,7 +197,7 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 /// Reads a file, or makes it.
-fn read_or_make(
+pub(crate) fn read_or_make(
     path: &Path,
     make: impl FnOnce() -> io::Result<Vec<u8>>,
 ) -> Result<Vec<u8>, StateError> {
