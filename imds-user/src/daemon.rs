@@ -24,6 +24,7 @@ use crate::{
         load::KernelLog,
         slots::{SlotAllocator, SlotsExhausted},
     },
+    identity::signer::Signer,
     instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
     life::{Life, Lives, State},
     netns::{
@@ -211,7 +212,11 @@ impl Daemon {
             host: Some(host.clone()),
             ..Update::default()
         };
-        let responder = Responder::start(start, initial).await?;
+        let signer = Signer::start(state.identity()).map_err(|cause| DaemonError::System {
+            what: "start the signing thread",
+            cause,
+        })?;
+        let responder = Responder::start(start, initial, signer).await?;
         Ok(Self {
             options,
             started: now(),

@@ -12,7 +12,8 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use super::throttle::Throttle;
+use super::{signing::Signing, throttle::Throttle};
+use crate::identity::Signatures;
 use crate::instance::{Host, Instance, Limits, Published, UnixSeconds};
 
 /// Connections in all. A connection takes about 10 KB, so they stay below 200 MB. Above it the guest with the most gives
@@ -30,6 +31,8 @@ pub struct Guests {
 /// One guest: its instance as of now, and what stays when the instance changes.
 pub struct Guest {
     state: Arc<Published>,
+    /// The signatures of this state's identity document.
+    pub signing: Signing,
     /// What it did.
     pub tally: Arc<Tally>,
     connections: Arc<Connections>,
@@ -90,9 +93,19 @@ impl Guests {
         self.by_slot.load().get(&slot).cloned()
     }
 
+    /// Whether this is still the state of the guest with this slot. Who waits for a state to change asks before it waits.
+    pub fn is_current(&self, slot: u32, guest: &Arc<Guest>) -> bool {
+        let known = self.by_slot.load();
+        known
+            .get(&slot)
+            .is_some_and(|known| Arc::ptr_eq(known, guest))
+    }
+
     /// Adds guests and replaces the instances of known ones; their counts and connections stay.
     pub fn upsert(&self, states: Vec<(u32, Arc<Published>)>) {
-        let mut next = HashMap::clone(&self.by_slot.load());
+        let before = self.by_slot.load_full();
+        let mut next = HashMap::clone(&before);
+        let slots: Vec<u32> = states.iter().map(|(slot, _)| *slot).collect();
         for (slot, state) in states {
             let (tally, connections) = next
                 .get(&slot)
@@ -102,12 +115,23 @@ impl Guests {
                 slot,
                 Arc::new(Guest {
                     state,
+                    signing: Signing::default(),
                     tally,
                     connections,
                 }),
             );
         }
         self.by_slot.store(Arc::new(next));
+        for replaced in slots.iter().filter_map(|slot| before.get(slot)) {
+            replaced.signing.wake();
+        }
+    }
+
+    /// Gives a guest its signatures, or the word that there are none to be had.
+    pub fn sign(&self, slot: u32, signatures: Option<Signatures>) {
+        if let Some(guest) = self.get(slot) {
+            guest.signing.answer(signatures);
+        }
     }
 
     /// Forgets guests and ends their connections.
@@ -116,6 +140,7 @@ impl Guests {
         let gone: Vec<_> = slots.iter().filter_map(|slot| next.remove(slot)).collect();
         self.by_slot.store(Arc::new(next));
         for guest in gone {
+            guest.signing.wake();
             guest.connections.end_all();
         }
     }

@@ -8,5 +8,6 @@ pub mod head;
 pub mod respond;
 pub mod response;
 pub mod server;
+pub mod signing;
 pub mod status;
 pub mod throttle;

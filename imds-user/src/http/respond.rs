@@ -12,8 +12,9 @@ use hyper::http::{HeaderValue, Method, header};
 use super::head::{RequestHead, TOKEN, TOKEN_TTL_SECONDS, X_FORWARDED_FOR};
 use super::response::{Accounting, ContentType, Header, Response};
 use super::status::{Refusal, Status};
+use crate::identity::{SignatureKind, Signatures};
 use crate::instance::{Host, Instance, TokenUse, UnixMillis, UnixSeconds};
-use crate::metadata::{self, Found, Kind, LATEST, Path};
+use crate::metadata::{self, Found, LATEST, Path};
 use crate::token::{Binding, NONCE_BYTES, RemainingSeconds, TokenError, TokenKeys, TtlSeconds};
 
 /// What answers need besides the instance.
@@ -27,6 +28,9 @@ pub struct Services<'a> {
     pub nonce: &'a dyn Fn() -> [u8; NONCE_BYTES],
     /// When the instance's metadata was last published: at start, and at each change of it or of its credentials.
     pub published: UnixSeconds,
+    /// The signatures of the instance's identity document, if it was signed since anything changed. Asked only when one
+    /// is wanted.
+    pub signatures: Option<&'a Signatures>,
 }
 
 /// Answers a request of `instance`.
@@ -170,10 +174,37 @@ impl Exchange<'_> {
         let found =
             path.and_then(|path| metadata::lookup(self.services.host, self.instance, path, now));
         match found {
-            Some(found) => self.serve(found, ttl_seconds),
+            Some(Found::Text(text)) => self.serve(ContentType::Text, text, ttl_seconds),
+            Some(Found::UserData(bytes)) => self.serve(ContentType::Bytes, bytes, ttl_seconds),
+            Some(Found::Signature(kind)) => self.serve_signature(kind, ttl_seconds),
             None => Response::of_page(Refusal::NotFound.status(), ttl_seconds, now, self.closes()),
         }
         .counted(accounting)
+    }
+
+    /// A signature of exactly the document that is served, or the answer that there is none yet.
+    fn serve_signature(&self, kind: SignatureKind, ttl_seconds: Option<u32>) -> Response {
+        let document = metadata::identity_document(self.services.host, self.instance);
+        let signatures = self
+            .services
+            .signatures
+            .filter(|signatures| signatures.are_of(document.as_bytes()));
+        match signatures {
+            Some(signatures) => self.serve(
+                ContentType::Text,
+                signatures.body(kind).clone(),
+                ttl_seconds,
+            ),
+            None => Response {
+                lacks_signatures: true,
+                ..Response::of_page(
+                    Status::ServiceUnavailable,
+                    ttl_seconds,
+                    self.now.seconds(),
+                    self.closes(),
+                )
+            },
+        }
     }
 
     /// Whether the caller may read metadata. The presence of a token's header alone declares a request of IMDSv2, even
@@ -200,23 +231,19 @@ impl Exchange<'_> {
         Ok(Caller::WithToken(remaining))
     }
 
-    fn serve(&self, found: Found, ttl_seconds: Option<u32>) -> Response {
-        let kind = match found.kind {
-            Kind::Text => ContentType::Text,
-            Kind::UserData => ContentType::Bytes,
-        };
+    fn serve(&self, kind: ContentType, body: Bytes, ttl_seconds: Option<u32>) -> Response {
         let close = self.closes();
         let headers = [
             ttl_seconds.map(Header::TokenTtlSeconds),
             Some(Header::ContentType(kind)),
             Some(Header::AcceptRangesNone),
             Some(Header::LastModified(self.services.published)),
-            Some(Header::ContentLength(found.body.len())),
+            Some(Header::ContentLength(body.len())),
             Some(Header::Date(self.now.seconds())),
             Some(Header::Server),
             close.then_some(Header::ConnectionClose),
         ];
-        Response::new(Status::Ok, headers, found.body, close)
+        Response::new(Status::Ok, headers, body, close)
     }
 
     /// The methods of a path: the answer to OPTIONS, and to a method that is not among them.

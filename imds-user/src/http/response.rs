@@ -124,6 +124,9 @@ pub struct Response {
     pub hop_limit: Option<NonZeroU8>,
     /// What is to be counted.
     pub accounting: Accounting,
+    /// It says that the service cannot answer now, and only because the instance's document is not signed: who has it
+    /// signed may ask the rules again.
+    pub lacks_signatures: bool,
 }
 
 /// What a request counts as, in the words of EC2's metrics.
@@ -182,6 +185,7 @@ impl Response {
             close,
             hop_limit: None,
             accounting: Accounting::Nothing,
+            lacks_signatures: false,
         }
     }
 

@@ -2,7 +2,7 @@
 //! answered is decided by [`respond`].
 
 use std::{
-    future::{pending, ready},
+    future::pending,
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
     pin::Pin,
@@ -23,7 +23,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
 
 use super::{
     body::WholeBody,
@@ -31,6 +35,7 @@ use super::{
     head::RequestHead,
     respond::{Services, respond},
     response::{Accounting, Response},
+    signing::WAIT_MAX,
 };
 use crate::{
     instance::{AddressFamily, Slot, UnixMillis},
@@ -43,23 +48,28 @@ const IDLE_MAX: Duration = Duration::from_secs(20);
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Pause after the kernel could not give us a connection (descriptors, memory), so that the wait is not a busy one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often a request waits for signatures: they may come for a document that has changed meanwhile, even twice.
+const SIGNATURE_WAITS: usize = 3;
 
 /// What all connections share.
 pub struct Server {
     guests: Arc<Guests>,
     token_keys: TokenKeys,
+    /// Slots whose identity document is to be signed, for the daemon.
+    unsigned: mpsc::Sender<u32>,
     /// Where the clock of [`Connection::active_nanoseconds`] starts.
     epoch: Instant,
     connections: AtomicU64,
 }
 
 impl Server {
-    /// A server for these guests.
+    /// A server for these guests. The slots of those whose identity document is to be signed are sent to `unsigned`.
     #[must_use]
-    pub fn new(guests: Arc<Guests>, token_keys: TokenKeys) -> Self {
+    pub fn new(guests: Arc<Guests>, token_keys: TokenKeys, unsigned: mpsc::Sender<u32>) -> Self {
         Self {
             guests,
             token_keys,
+            unsigned,
             epoch: Instant::now(),
             connections: AtomicU64::new(0),
         }
@@ -143,8 +153,7 @@ async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admiss
         asked: Arc::clone(&hop_limit),
         set: HOP_LIMIT_FREE,
     };
-    let service =
-        service_fn(|request| ready(answer(&server, caller, connection, &hop_limit, &request)));
+    let service = service_fn(|request| answer(&server, caller, connection, &hop_limit, request));
     let http = http1::Builder::new()
         .title_case_headers(true)
         .auto_date_header(false)
@@ -179,38 +188,88 @@ async fn idle_for_too_long(server: &Server, connection: &Connection) {
 #[error("no such guest")]
 struct Gone;
 
-fn answer(
+async fn answer(
     server: &Server,
     caller: Caller,
     connection: &Connection,
     hop_limit: &AtomicU8,
-    request: &Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<HyperResponse<WholeBody>, Gone> {
     connection
         .active_nanoseconds
         .store(server.now_nanoseconds(), Ordering::Relaxed);
-    let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
-    let host = server.guests.host().ok_or(Gone)?;
-    if !guest.instance().accepts(caller.family) {
-        return Err(Gone);
-    }
-    let now = now();
+    let guest = guest_of(server, caller)?;
     if is_throttled(server, &guest) {
-        return Ok(Response::unavailable(now.seconds(), true).into_hyper(WholeBody::new));
+        let now = now().seconds();
+        return Ok(Response::unavailable(now, true).into_hyper(WholeBody::new));
     }
-    let services = Services {
-        host: &host,
-        token_keys: &server.token_keys,
-        nonce: &nonce,
-        published: guest.published(),
-    };
-    let response = respond(&RequestHead::of(request), guest.instance(), &services, now);
+    let head = RequestHead::of(&request);
+    let mut response = judge(server, &guest, &head)?;
+    if response.lacks_signatures {
+        // In a place of its own, so that all other requests do without the room for it.
+        response = Box::pin(have_signed(server, caller, &head, response)).await?;
+    }
     tally(&guest, &response);
     if let Some(limit) = response.hop_limit {
         // Before hyper writes the answer, and never raised again: a retransmitted segment has the TTL of the moment.
         hop_limit.fetch_min(limit.get(), Ordering::Relaxed);
     }
     Ok(response.into_hyper(WholeBody::new))
+}
+
+/// The guest as it is now, if it is there and may still use this address.
+fn guest_of(server: &Server, caller: Caller) -> Result<Arc<Guest>, Gone> {
+    let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
+    if guest.instance().accepts(caller.family) {
+        Ok(guest)
+    } else {
+        Err(Gone)
+    }
+}
+
+/// Asks the rules.
+fn judge(server: &Server, guest: &Guest, head: &RequestHead<'_>) -> Result<Response, Gone> {
+    let host = server.guests.host().ok_or(Gone)?;
+    let signatures = guest.signing.signatures();
+    let services = Services {
+        host: &host,
+        token_keys: &server.token_keys,
+        nonce: &nonce,
+        published: guest.published(),
+        signatures: signatures.as_deref(),
+    };
+    Ok(respond(head, guest.instance(), &services, now()))
+}
+
+/// Has the guest's document signed and asks the rules again. What they said before holds when no signatures come in time.
+async fn have_signed(
+    server: &Server,
+    caller: Caller,
+    head: &RequestHead<'_>,
+    unsigned: Response,
+) -> Result<Response, Gone> {
+    let number = caller.slot.number();
+    let signed = async {
+        for _ in 0..SIGNATURE_WAITS {
+            let guest = guest_of(server, caller)?;
+            let woken = guest.signing.woken();
+            if !server.guests.is_current(number, &guest) {
+                continue;
+            }
+            let response = judge(server, &guest, head)?;
+            if !response.lacks_signatures {
+                return Ok(response);
+            }
+            if guest.signing.may_ask(server.now_nanoseconds()) {
+                // A full queue, as a closed one, is a daemon that is away: no answer comes.
+                server.unsigned.try_send(number).ok();
+            }
+            woken.await;
+        }
+        let guest = guest_of(server, caller)?;
+        judge(server, &guest, head)
+    };
+    timeout(WAIT_MAX, signed).await.unwrap_or(Ok(unsigned))
 }
 
 /// Whether this request is one too many of its second.

@@ -19,25 +19,19 @@ use bytes::Bytes;
 pub use path::Path;
 pub use versions::{ApiVersion, LATEST, VERSIONS};
 
+use crate::identity::SignatureKind;
 use crate::instance::{Host, Instance, UnixSeconds};
 use tree::{Place, View};
 
-/// What is at a path.
+/// What is at a path: the bytes, exactly, or what they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The bytes, exactly.
-    pub body: Bytes,
-    /// Whether they are text or the user's own.
-    pub kind: Kind,
-}
-
-/// Kinds of content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Found {
     /// Values, listings and documents.
-    Text,
+    Text(Bytes),
     /// User data, which may be anything.
-    UserData,
+    UserData(Bytes),
+    /// A signature of [`identity_document`], which takes a key to make.
+    Signature(SignatureKind),
 }
 
 /// What `instance` has at `path`, if anything.
@@ -52,7 +46,7 @@ pub fn lookup(
 
     let mut segments = path.segments();
     let Some(version) = segments.next() else {
-        return Some(Found::text(VERSION_LISTING.clone()));
+        return Some(Found::Text(VERSION_LISTING.clone()));
     };
     let version = ApiVersion::parse(version)?;
     let view = View {
@@ -63,16 +57,29 @@ pub fn lookup(
         now,
     };
     match segments.next() {
-        None => Some(Found::text(version_root(version))),
-        Some("meta-data") => Place::Table(categories::META_DATA, view)
-            .fetch(segments)
-            .map(Found::text),
-        Some("dynamic") if version >= DYNAMIC_SINCE => Place::Table(categories::DYNAMIC, view)
-            .fetch(segments)
-            .map(Found::text),
+        None => Some(Found::Text(version_root(version))),
+        Some("meta-data") => Place::Table(categories::META_DATA, view).fetch(segments),
+        Some("dynamic") if version >= DYNAMIC_SINCE => {
+            Place::Table(categories::DYNAMIC, view).fetch(segments)
+        }
         Some("user-data") if segments.next().is_none() => user_data(instance),
         Some(_) => None,
     }
+}
+
+/// The instance identity document, byte for byte as `dynamic/instance-identity/document` serves it under every version
+/// and at any time: what the signatures beside it are of.
+#[must_use]
+pub fn identity_document(host: &Host, instance: &Instance) -> String {
+    let view = View {
+        host,
+        instance,
+        interface: &instance.primary,
+        // The document looks at neither.
+        version: DYNAMIC_SINCE,
+        now: UnixSeconds(0),
+    };
+    categories::identity_document(view)
 }
 
 const DYNAMIC_SINCE: ApiVersion = ApiVersion::since("2009-04-04");
@@ -88,17 +95,5 @@ fn version_root(version: ApiVersion) -> Bytes {
 
 fn user_data(instance: &Instance) -> Option<Found> {
     let user_data = instance.user_data.as_ref()?;
-    Some(Found {
-        body: user_data.bytes().clone(),
-        kind: Kind::UserData,
-    })
-}
-
-impl Found {
-    fn text(body: Bytes) -> Self {
-        Self {
-            body,
-            kind: Kind::Text,
-        }
-    }
+    Some(Found::UserData(user_data.bytes().clone()))
 }

@@ -9,7 +9,9 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 
+use super::Found;
 use super::versions::ApiVersion;
+use crate::identity::SignatureKind;
 use crate::instance::{AccountId, Details, Host, Instance, NetworkInterface, UnixSeconds, Zone};
 
 /// What a row may look at.
@@ -51,6 +53,7 @@ pub(super) struct Entry {
 
 enum Node {
     Leaf(LeafFn),
+    Signature(SignatureKind),
     Table(&'static [Entry]),
     Named(&'static Named),
 }
@@ -71,6 +74,7 @@ pub(super) struct Named {
 /// Where a walk has come to.
 pub(super) enum Place<'a> {
     Leaf(Value<'a>),
+    Signature(SignatureKind),
     Table(&'static [Entry], View<'a>),
     Named(&'static Named, View<'a>),
     /// A directory with one leaf.
@@ -83,6 +87,15 @@ pub(super) const fn leaf(name: &'static str, since: &str, value: LeafFn) -> Entr
         name,
         since: ApiVersion::since(since),
         node: Node::Leaf(value),
+    }
+}
+
+/// A row with a signature of the identity document, which is not made here.
+pub(super) const fn signature(kind: SignatureKind, since: &str) -> Entry {
+    Entry {
+        name: kind.name(),
+        since: ApiVersion::since(since),
+        node: Node::Signature(kind),
     }
 }
 
@@ -163,6 +176,7 @@ impl Entry {
         }
         match self.node {
             Node::Leaf(value) => value(view).map(Place::Leaf),
+            Node::Signature(kind) => Some(Place::Signature(kind)),
             Node::Table(entries) => entries
                 .iter()
                 .any(|entry| entry.is_present(view))
@@ -180,7 +194,7 @@ impl Entry {
 
 impl<'a> Place<'a> {
     /// Goes down `segments` and makes what is there: a value, or a listing.
-    pub(super) fn fetch<'p>(self, mut segments: impl Iterator<Item = &'p str>) -> Option<Bytes> {
+    pub(super) fn fetch<'p>(self, mut segments: impl Iterator<Item = &'p str>) -> Option<Found> {
         let mut place = self;
         for segment in segments.by_ref() {
             place = place.child(segment)?;
@@ -190,7 +204,7 @@ impl<'a> Place<'a> {
 
     fn child(self, name: &str) -> Option<Self> {
         match self {
-            Self::Leaf(_) => None,
+            Self::Leaf(_) | Self::Signature(_) => None,
             Self::Table(entries, view) => {
                 entries.iter().find(|entry| entry.name == name)?.open(view)
             }
@@ -199,8 +213,9 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn content(self) -> Bytes {
-        match self {
+    fn content(self) -> Found {
+        let text = match self {
+            Self::Signature(kind) => return Found::Signature(kind),
             Self::Leaf(value) => value.into_bytes(),
             Self::Table(entries, view) => Bytes::from(list_table(entries, view).0),
             Self::Named(directory, view) => {
@@ -209,7 +224,8 @@ impl<'a> Place<'a> {
                 Bytes::from(listing.0)
             }
             Self::Single(only, _) => Bytes::from_static(only.as_bytes()),
-        }
+        };
+        Found::Text(text)
     }
 }
 
@@ -218,7 +234,7 @@ fn list_table(entries: &[Entry], view: View<'_>) -> Listing {
     for entry in entries.iter().filter(|entry| entry.is_present(view)) {
         listing.push(entry.name);
         match entry.node {
-            Node::Leaf(_) => {}
+            Node::Leaf(_) | Node::Signature(_) => {}
             Node::Table(_) | Node::Named(_) => listing.0.push('/'),
         }
     }
@@ -229,12 +245,12 @@ fn list_table(entries: &[Entry], view: View<'_>) -> Listing {
 #[cfg(test)]
 pub(super) fn is_sorted(entries: &[Entry]) -> bool {
     let listed = |entry: &Entry| match entry.node {
-        Node::Leaf(_) => entry.name.to_owned(),
+        Node::Leaf(_) | Node::Signature(_) => entry.name.to_owned(),
         Node::Table(_) | Node::Named(_) => format!("{}/", entry.name),
     };
     entries.iter().is_sorted_by_key(listed)
         && entries.iter().all(|entry| match entry.node {
             Node::Table(entries) => is_sorted(entries),
-            Node::Leaf(_) | Node::Named(_) => true,
+            Node::Leaf(_) | Node::Signature(_) | Node::Named(_) => true,
         })
 }

@@ -8,4 +8,5 @@ pub mod confine;
 pub mod namespace;
 pub mod process;
 pub mod protocol;
+mod signing;
 pub mod supervisor;

@@ -9,7 +9,14 @@ use std::{
     thread,
 };
 
-use tokio::{net::UnixStream, runtime};
+use tokio::{
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    runtime,
+    sync::mpsc,
+};
 
 use super::{
     confine::{self, ConfineError},
@@ -22,6 +29,9 @@ use crate::{
     },
     token::{TokenKey, TokenKeys},
 };
+
+/// Requests for signatures that may wait for the daemon to read them. A guest has at most one among them.
+const UNSIGNED_MAX: usize = 1024;
 
 /// Why a responder could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -70,20 +80,27 @@ async fn attend(line: StdUnixStream, listeners: [TcpListener; 2]) -> Result<(), 
         return Err(ProcessError::Daemon(io::Error::other("no introduction")));
     };
     let guests = Arc::new(Guests::default());
+    let (unsigned, to_be_signed) = mpsc::channel(UNSIGNED_MAX);
     let server = Arc::new(Server::new(
         Arc::clone(&guests),
         TokenKeys {
             current: TokenKey::new(token_key),
             previous: None,
         },
+        unsigned,
     ));
     let gate = Arc::new(OnceLock::new());
     start_workers(&server, &gate, &listeners, workers)?;
     drop(listeners);
     confine::restrict_system_calls()?;
-    obey(&mut line, &guests, &gate)
-        .await
-        .map_err(ProcessError::Daemon)
+    let (orders, answers) = line.into_split();
+    // Unbounded, but an answer is to an order. Reading must never wait for writing: the daemon may be doing the same.
+    let (answer, answered) = mpsc::unbounded_channel();
+    let done = tokio::select! {
+        done = obey(orders, &guests, &gate, &answer) => done,
+        done = speak(answers, answered, to_be_signed) => done,
+    };
+    done.map_err(ProcessError::Daemon)
 }
 
 /// Opened when the daemon said everything. Before, the connections that waited for this responder would be taken for
@@ -125,23 +142,57 @@ fn clone(listeners: &[TcpListener; 2]) -> io::Result<[TcpListener; 2]> {
 }
 
 /// Does what the daemon says until it closes the line.
-async fn obey(line: &mut UnixStream, guests: &Guests, gate: &Gate) -> io::Result<()> {
-    while let Some(message) = protocol::receive(line).await? {
-        match message {
+async fn obey(
+    mut orders: OwnedReadHalf,
+    guests: &Guests,
+    gate: &Gate,
+    answer: &mpsc::UnboundedSender<FromResponder>,
+) -> io::Result<()> {
+    while let Some(message) = protocol::receive(&mut orders).await? {
+        let message = match message {
             ToResponder::Hello { .. } => return Err(io::Error::other("a second introduction")),
-            ToResponder::Host(host) => guests.set_host(host),
-            ToResponder::Upsert(instances) => guests.upsert(instances),
-            ToResponder::Remove(slots) => guests.remove(&slots),
+            ToResponder::Host(host) => {
+                guests.set_host(host);
+                continue;
+            }
+            ToResponder::Upsert(instances) => {
+                guests.upsert(instances);
+                continue;
+            }
+            ToResponder::Remove(slots) => {
+                guests.remove(&slots);
+                continue;
+            }
+            ToResponder::Signed { slot, signatures } => {
+                guests.sign(slot, signatures);
+                continue;
+            }
             ToResponder::Apply(revision) => {
                 gate.get_or_init(|| ());
-                protocol::send(line, &FromResponder::Applied(revision)).await?;
+                FromResponder::Applied(revision)
             }
-            ToResponder::Count => {
-                protocol::send(line, &FromResponder::Counters(count(guests))).await?;
-            }
-        }
+            ToResponder::Count => FromResponder::Counters(count(guests)),
+        };
+        // It fails when the line broke, which reading notices too.
+        answer.send(message).ok();
     }
     Ok(())
+}
+
+/// Tells the daemon what it asked for, and what is to be signed.
+async fn speak(
+    mut to: OwnedWriteHalf,
+    mut answers: mpsc::UnboundedReceiver<FromResponder>,
+    mut unsigned: mpsc::Receiver<u32>,
+) -> io::Result<()> {
+    loop {
+        let message = tokio::select! {
+            Some(answer) = answers.recv() => answer,
+            Some(slot) = unsigned.recv() => FromResponder::Sign(slot),
+            else => return Ok(()),
+        };
+        protocol::send(&mut to, &message).await?;
+    }
 }
 
 fn count(guests: &Guests) -> Vec<(u32, Counters)> {

@@ -14,7 +14,10 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::instance::{Host, Published};
+use crate::{
+    identity::Signatures,
+    instance::{Host, Published},
+};
 
 /// A frame's bound: a chunk of instances, each with the largest user data that there is, stays below it.
 const FRAME_BYTES_MAX: u32 = 64 << 20;
@@ -43,6 +46,13 @@ pub enum ToResponder {
     Apply(u64),
     /// Answer with [`FromResponder::Counters`].
     Count,
+    /// To [`FromResponder::Sign`].
+    Signed {
+        /// The slot that was asked for.
+        slot: u32,
+        /// Of the document of the state that the daemon had when it was asked; none when it cannot sign.
+        signatures: Option<Signatures>,
+    },
 }
 
 /// From the responder.
@@ -52,6 +62,9 @@ pub enum FromResponder {
     Applied(u64),
     /// What was counted since the responder started, by slot.
     Counters(Vec<(u32, Counters)>),
+    /// Sign the identity document of this slot, whatever it is: no more than its number is taken from a process that guests
+    /// may have broken into. Answered by [`ToResponder::Signed`].
+    Sign(u32),
 }
 
 /// What a responder counts for one instance. Resets with the responder; the daemon adds up.

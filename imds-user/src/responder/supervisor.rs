@@ -22,9 +22,17 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::protocol::{self, CHUNK_INSTANCES, Counters, FromResponder, ToResponder};
+use super::{
+    protocol::{self, CHUNK_INSTANCES, Counters, FromResponder, ToResponder},
+    signing::Signing,
+};
 use crate::{
+    identity::{
+        Signatures,
+        signer::{Signed, Signer},
+    },
     instance::{Host, Published},
+    metadata,
     netns::NetNs,
 };
 
@@ -104,11 +112,16 @@ enum Order {
 }
 
 impl Responder {
-    /// Starts a responder with these instances and waits until it serves them.
+    /// Starts a responder with these instances and waits until it serves them. Their identity documents are signed by
+    /// `signer`.
     ///
     /// # Errors
     /// When the process does not start or does not become ready.
-    pub async fn start(start: Start, initial: Update) -> Result<Self, ResponderError> {
+    pub async fn start(
+        start: Start,
+        initial: Update,
+        signer: Signer,
+    ) -> Result<Self, ResponderError> {
         let mut desired = Desired::default();
         desired.merge(&initial);
         let running = Running::start(&start, &desired).await?;
@@ -124,6 +137,7 @@ impl Responder {
             report,
             restarts: 0,
             ended: BTreeMap::new(),
+            signing: Signing::new(signer),
         };
         let task = tokio::spawn(supervisor.run(running));
         Ok(Self {
@@ -200,6 +214,13 @@ impl Desired {
         }
     }
 
+    /// An instance, and what it shares with the others.
+    fn get(&self, slot: u32) -> Option<(&Host, &Published)> {
+        self.host
+            .as_ref()
+            .zip(self.instances.get(&slot).map(|state| &**state))
+    }
+
     fn as_update(&self) -> Update {
         Update {
             host: self.host.clone(),
@@ -221,6 +242,7 @@ struct Supervisor {
     restarts: u64,
     /// What earlier responders counted.
     ended: BTreeMap<u32, Counters>,
+    signing: Signing,
 }
 
 enum End {
@@ -277,6 +299,10 @@ impl Supervisor {
     /// Passes orders on until the process or the supervisor ends.
     async fn attend(&mut self, running: &mut Running) -> End {
         loop {
+            if let Err(error) = self.sign(running).await {
+                tracing::error!("tell the responder: {error}");
+                return End::Died;
+            }
             tokio::select! {
                 order = self.orders.recv() => {
                     let Some(order) = order else { return End::Stopped };
@@ -292,14 +318,47 @@ impl Supervisor {
                         return End::Died;
                     }
                 },
+                signed = self.signing.next() => {
+                    if let Err(error) = self.pass_on(signed, running).await {
+                        tracing::error!("tell the responder: {error}");
+                        return End::Died;
+                    }
+                }
             }
         }
+    }
+
+    /// Has signed what the responder asked for, or tells it at once.
+    async fn sign(&mut self, running: &mut Running) -> io::Result<()> {
+        for slot in std::mem::take(&mut running.unsigned) {
+            let Some((host, instance)) = self.desired.get(slot) else {
+                continue;
+            };
+            let document = metadata::identity_document(host, &instance.instance);
+            let Some(signatures) = self.signing.ask(slot, document).cloned() else {
+                continue;
+            };
+            running.tell_signed(slot, Some(signatures)).await?;
+        }
+        Ok(())
+    }
+
+    async fn pass_on(&mut self, signed: Signed, running: &mut Running) -> io::Result<()> {
+        let Signed { slot, signatures } = signed;
+        if self.desired.get(slot).is_none() {
+            return Ok(());
+        }
+        if let Some(signatures) = &signatures {
+            self.signing.keep(slot, signatures);
+        }
+        running.tell_signed(slot, signatures).await
     }
 
     async fn obey(&mut self, order: Order, running: &mut Running) -> io::Result<()> {
         match order {
             Order::Update(update, done) => {
                 self.desired.merge(&update);
+                self.signing.forget(&update.remove);
                 running.update(&update, done).await
             }
             Order::Count(answer) => {
@@ -328,6 +387,8 @@ struct Running {
     questions: Vec<oneshot::Sender<BTreeMap<u32, Counters>>>,
     /// The last answer.
     counted: Vec<(u32, Counters)>,
+    /// Slots that it wants signatures of.
+    unsigned: Vec<u32>,
 }
 
 impl Running {
@@ -373,6 +434,7 @@ impl Running {
             waiting,
             questions,
             counted,
+            unsigned: Vec::new(),
         };
         match tokio::time::timeout(
             Duration::from_secs(START_SECONDS_MAX),
@@ -451,7 +513,13 @@ impl Running {
                     drop(question.send(total.clone()));
                 }
             }
+            FromResponder::Sign(slot) => self.unsigned.push(slot),
         }
+    }
+
+    async fn tell_signed(&mut self, slot: u32, signatures: Option<Signatures>) -> io::Result<()> {
+        let signed = ToResponder::Signed { slot, signatures };
+        protocol::send(&mut self.writer, &signed).await
     }
 
     async fn log_end(&mut self) {

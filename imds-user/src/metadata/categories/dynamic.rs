@@ -1,7 +1,8 @@
 //! `dynamic/`
 
 use super::super::json::Object;
-use super::super::tree::{Entry, View, leaf, table};
+use super::super::tree::{Entry, View, leaf, signature, table};
+use crate::identity::SignatureKind;
 use crate::instance::instance_type;
 
 /// `version` of the identity document, unchanged for years.
@@ -24,13 +25,20 @@ static FWS: &[Entry] = &[leaf("instance-monitoring", "2009-04-04", |view| {
     })
 })];
 
-/// In the guide's order, which is the one listing that is not sorted.
-static INSTANCE_IDENTITY: &[Entry] = &[leaf("document", "2009-04-04", |view| {
-    Some(document(view).into())
-})];
+/// In the guide's order, which is the one listing that is not sorted. From which version on the two that came later are
+/// there is not known: whoever asks for one by an old version is better served than refused.
+static INSTANCE_IDENTITY: &[Entry] = &[
+    signature(SignatureKind::Rsa2048, "2009-04-04"),
+    signature(SignatureKind::Pkcs7, "2009-04-04"),
+    leaf("document", "2009-04-04", |view| {
+        Some(identity_document(view).into())
+    }),
+    signature(SignatureKind::Signature, "2009-04-04"),
+    signature(SignatureKind::Dsa2048, "2009-04-04"),
+];
 
 /// The instance identity document.
-fn document(view: View<'_>) -> String {
+pub(in super::super) fn identity_document(view: View<'_>) -> String {
     let (instance, details) = (view.instance, view.details());
     let architecture = details
         .architecture

@@ -10,5 +10,5 @@ mod placement;
 mod ssh_keys;
 mod tags;
 
-pub(super) use dynamic::DYNAMIC;
+pub(super) use dynamic::{DYNAMIC, identity_document};
 pub(super) use meta_data::META_DATA;
