@@ -9,12 +9,14 @@ use imds_user::config::ConfigError;
 use imds_user::control::client::ClientError;
 use imds_user::daemon::DaemonError;
 use imds_user::dataplane::DataPlaneError;
+use imds_user::identity::disk::IdentityError;
 use imds_user::lab::LabError;
 use imds_user::lab::daemon::DaemonError as StartError;
 use imds_user::lab::inside::InsideError;
 use imds_user::netns::NetNsError;
 use imds_user::netns::link::LinkError;
 use imds_user::netns::sysctl::SysctlError;
+use imds_user::state::StateError;
 use nix::errno::Errno;
 
 use super::BAD;
@@ -92,7 +94,11 @@ fn seen_through(cause: Cause<'_>) -> Cause<'_> {
             DaemonError::Namespace(inner) => Some(inner),
             _ => None,
         });
-    let cause = of_lab.or(of_daemon).unwrap_or(cause);
+    let of_identity = cause.downcast_ref().and_then(|error| match error {
+        IdentityError::State(inner) => Some(inner as Cause<'_>),
+        IdentityError::Damaged { .. } => None,
+    });
+    let cause = of_lab.or(of_daemon).or(of_identity).unwrap_or(cause);
     match (cause.downcast_ref(), cause.downcast_ref()) {
         (Some(LinkError::NetNs(inner)), _) => inner,
         (_, Some(SysctlError::NetNs(inner))) => inner,
@@ -164,7 +170,11 @@ fn is_refused_permission(cause: Cause<'_>) -> bool {
     let by_io = cause
         .downcast_ref()
         .is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied);
-    by_io || matches!(cause.downcast_ref(), Some(Errno::EPERM | Errno::EACCES))
+    let by_state = matches!(
+        cause.downcast_ref(),
+        Some(StateError::Io { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied
+    );
+    by_io || by_state || matches!(cause.downcast_ref(), Some(Errno::EPERM | Errno::EACCES))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -229,6 +239,11 @@ mod tests {
             program: "curl".into(),
             cause: kind.into(),
         };
+        let unreadable = || StateError::Io {
+            what: "read",
+            path: "/var/lib/imds/identity/rsa2048.key".into(),
+            cause: io::ErrorKind::PermissionDenied.into(),
+        };
         let no_interface = || DaemonError::NoInterface {
             port: "veth-web".into(),
             instance: "web".into(),
@@ -269,6 +284,8 @@ mod tests {
                 EXIT_NOT_EXECUTABLE,
             ),
             (DaemonError::NotRoot.into(), EXIT_PERMISSION),
+            (unreadable().into(), EXIT_PERMISSION),
+            (IdentityError::from(unreadable()).into(), EXIT_PERMISSION),
             (no_interface().into(), EXIT_MISSING),
             (DaemonError::Links(missing()).into(), EXIT_MISSING),
             (

@@ -9,6 +9,7 @@ mod completions;
 mod doctor;
 mod event;
 mod failure;
+mod identity;
 mod instance;
 mod lab;
 mod respond;
@@ -71,6 +72,7 @@ pub(crate) enum Command {
     Event(event::Event),
     Doctor(doctor::Doctor),
     Check(check::Check),
+    Identity(identity::Identity),
     Completions(completions::Completions),
 }
 
@@ -86,6 +88,7 @@ impl Command {
             Self::Event(event) => event.run(out),
             Self::Doctor(doctor) => doctor.run(out),
             Self::Check(check) => check.run(out),
+            Self::Identity(identity) => identity.run(out),
             Self::Completions(completions) => completions.run(out),
         }
     }
