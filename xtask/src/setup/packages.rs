@@ -55,6 +55,11 @@ pub(super) const TESTS: &[Package] = &[
         why: "looking for programs that were left in the kernel",
     },
     Package {
+        debian: "openssl",
+        probe: Probe::Program("openssl"),
+        why: "verifying the signed identity",
+    },
+    Package {
         debian: "python3-venv",
         probe: Probe::PythonModules("venv, ensurepip"),
         why: "boto3 in a place of its own",
