@@ -30,6 +30,7 @@ pub(crate) fn tally() -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     let judges = [
         format(),
+        sdk_format(),
         lints(),
         bpf_lints(),
         documentation(),
@@ -94,6 +95,14 @@ fn format() -> Judge {
     let mut fmt = command::cargo();
     fmt.args(["fmt", "--all", "--", "--check"]);
     Judge::new("format", fmt)
+}
+
+/// The tests' program with the AWS SDK is no part of the workspace.
+fn sdk_format() -> Judge {
+    let mut fmt = command::cargo();
+    fmt.args(["fmt", "--manifest-path", setup::SDK_RUST_MANIFEST]);
+    fmt.args(["--", "--check"]);
+    Judge::new("format of tests/sdk-rust", fmt)
 }
 
 fn lints() -> Judge {

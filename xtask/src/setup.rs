@@ -6,14 +6,18 @@
 mod apt;
 mod cargo_tools;
 mod guest_kernel;
+mod guest_system;
 mod linker;
+mod node;
 mod packages;
 mod python;
+mod sdk_rust;
 mod toolchain;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 pub(crate) use apt::is_root;
+pub(crate) use sdk_rust::MANIFEST as SDK_RUST_MANIFEST;
 pub(crate) use toolchain::bpf_clippy;
 
 use crate::report;
@@ -25,7 +29,7 @@ use crate::report;
 /// a second run changes nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Setup {
-    /// Also what the tests need: QEMU, a guest kernel, boto3, cargo-deny and the like
+    /// Also what the tests need: QEMU, a guest's kernel and system, AWS's clients, cargo-deny and the like
     #[arg(long)]
     tests: bool,
 }
@@ -121,9 +125,17 @@ fn ensure_on(machine: &mut Machine, extent: Extent) -> anyhow::Result<Found> {
     let mut found = Found::default();
     if extent >= Extent::Tests {
         packages::ensure(machine, packages::TESTS)?;
-        found.tell_tests("IMDS_TEST_PYTHON", python::ensure(machine)?);
+        let python = python::ensure(machine)?;
+        let javascript = node::ensure(machine, &python)?;
+        found.tell_tests("IMDS_TEST_PYTHON", python);
+        found.tell_tests("IMDS_TEST_NODE", javascript.node);
+        found.tell_tests("IMDS_TEST_SDK_JS", javascript.sdk);
+        found.tell_tests("IMDS_TEST_SDK_RUST", sdk_rust::ensure(machine)?);
         if let Some(kernel) = guest_kernel::ensure(machine)? {
             found.tell_tests("IMDS_TEST_KERNEL_DIR", kernel);
+        }
+        if let Some(system) = guest_system::ensure(machine)? {
+            found.tell_tests("IMDS_TEST_GUEST_DIR", system);
         }
     }
     Ok(found)

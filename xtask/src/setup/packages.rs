@@ -62,7 +62,7 @@ pub(super) const TESTS: &[Package] = &[
     Package {
         debian: "python3-venv",
         probe: Probe::PythonModules("venv, ensurepip"),
-        why: "boto3 in a place of its own",
+        why: "AWS's clients in Python in a place of their own",
     },
     Package {
         debian: "qemu-system-x86",
@@ -78,6 +78,16 @@ pub(super) const TESTS: &[Package] = &[
         debian: "cpio",
         probe: Probe::Program("cpio"),
         why: "packing that guest's initramfs",
+    },
+    Package {
+        debian: "mmdebstrap",
+        probe: Probe::Program("mmdebstrap"),
+        why: "a guest's system with cloud-init",
+    },
+    Package {
+        debian: "e2fsprogs",
+        probe: Probe::Program("mke2fs"),
+        why: "that system as a disk",
     },
 ];
 
