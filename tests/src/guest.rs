@@ -35,6 +35,7 @@ pub struct GuestBuilder<'host> {
     way: Way,
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
+    mac: Option<String>,
     mtu: u32,
     registered: bool,
 }
@@ -53,6 +54,7 @@ impl<'host> GuestBuilder<'host> {
             way: Way::Routed,
             ipv4: None,
             ipv6: None,
+            mac: None,
             mtu: 1500,
             registered: true,
         }
@@ -100,6 +102,13 @@ impl<'host> GuestBuilder<'host> {
     #[must_use]
     pub fn ipv6_enabled(self) -> Self {
         self.option("http-protocol-ipv6", "\"enabled\"")
+    }
+
+    /// Its network card has the hardware address that its instance is said to have.
+    #[must_use]
+    pub fn mac(mut self, mac: &str) -> Self {
+        self.mac = Some(mac.to_owned());
+        self.key("mac", &quoted(mac))
     }
 
     /// The MTU of both ends of its cable.
@@ -173,6 +182,9 @@ impl<'host> GuestBuilder<'host> {
         let (mtu, peer) = (self.mtu, namespace.path());
         let host = &self.host.namespace();
         host.ip(&format!("link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {peer}\nlink set {port} up"));
+        if let Some(mac) = &self.mac {
+            namespace.ip(&format!("link set eth0 address {mac}"));
+        }
         namespace.ip("link set eth0 up");
         match &self.way {
             Way::Routed => route(&namespace, &host.mac(&port), self.ipv4, self.ipv6),

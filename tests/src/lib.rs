@@ -20,21 +20,26 @@
 
 mod binary;
 mod daemon;
+mod dhcp;
 mod frame;
 mod guest;
+mod guest_system;
 mod host;
 mod http;
 mod instance;
 mod namespace;
 mod process;
 mod skip;
+mod sts;
 mod tap;
 mod vm;
 
 pub use binary::{imds, imds_path};
 pub use daemon::Daemon;
+pub use dhcp::Dhcp;
 pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
 pub use guest::{Guest, GuestBuilder, PersistentTap};
+pub use guest_system::GuestSystem;
 pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
@@ -43,7 +48,8 @@ pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, network_of, program_exists,
     programs_of, run, users_of_network,
 };
-pub use skip::{has_command, needs_root, skip};
+pub use skip::{has_command, needs_root, path_of, skip};
+pub use sts::{Identity, Sts, StsCall};
 pub use tap::Tap;
 pub use vm::Machine;
 

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 /// Prints `SKIP: test: reason` and appends the line to the file that `IMDS_SKIP_LOG` names, so that CI can count them.
@@ -48,4 +48,16 @@ pub fn has_command(command: &str) -> bool {
     }
     skip(&format!("needs the command {command}"));
     false
+}
+
+/// The path that an environment variable of the setup names; a skip when it names none.
+#[must_use]
+pub fn path_of(variable: &str, what: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    if path.is_none() {
+        skip(&format!(
+            "{variable} is not set: `cargo xtask setup --tests` installs {what}"
+        ));
+    }
+    path
 }

@@ -1,4 +1,5 @@
-//! A real virtual machine: Debian's cloud kernel under QEMU, an initramfs of busybox and curl, and a tap on the host.
+//! A real virtual machine: Debian's cloud kernel under QEMU, an initramfs of busybox and curl, and a tap on the host. It
+//! may go on to a disk, as an instance does.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -6,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::guest_system::{DMI_PRODUCT, DMI_UUID, DMI_VENDOR, GuestSystem};
 use crate::host::Host;
 use crate::process::run;
 use crate::skip::{has_command, skip};
@@ -21,6 +23,9 @@ const CARD_MODULES: [&str; 8] = [
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
 ];
+
+/// What it needs for a disk, besides what the card needs. Its file system is built in.
+const DISK_MODULE: &str = "drivers/block/virtio_blk";
 
 /// What it needs to be a host with namespaces for guests.
 const HOST_MODULES: [&str; 6] = [
@@ -39,6 +44,17 @@ const BUSYBOX: &str = "busybox";
 pub struct Machine {
     vmlinuz: PathBuf,
     modules: PathBuf,
+}
+
+/// One boot: what is in the machine, and what it does.
+struct Boot<'a> {
+    host: &'a Host,
+    modules: &'a [&'a str],
+    programs: &'a [&'a Path],
+    /// Arguments of QEMU.
+    devices: &'a [&'a str],
+    script: &'a str,
+    seconds_max: u32,
 }
 
 impl Machine {
@@ -76,10 +92,44 @@ impl Machine {
     /// When the initramfs cannot be made or QEMU cannot be started.
     #[must_use]
     pub fn run(&self, host: &Host, tap: &str, mac: &str, script: &str) -> String {
-        let network = format!("tap,id=net0,ifname={tap},script=no,downscript=no");
-        let device = format!("virtio-net-pci,netdev=net0,mac={mac},romfile=");
-        let network = ["-netdev", &network, "-device", &device];
-        self.boot(host, &CARD_MODULES, &[], &network, script)
+        let [network, device] = card(tap, mac);
+        self.boot(&Boot {
+            host,
+            modules: &CARD_MODULES,
+            programs: &[],
+            devices: &["-netdev", &network, "-device", &device],
+            script,
+            seconds_max: 120,
+        })
+    }
+
+    /// Boots a guest's system from its disk as an instance boots, until the guest switches itself off, and returns what
+    /// the console said. What the guest writes to the disk is forgotten.
+    ///
+    /// # Panics
+    /// When QEMU cannot be started, or the guest does not switch itself off within five minutes (it needs one).
+    #[must_use]
+    pub fn run_system(&self, host: &Host, system: &GuestSystem, tap: &str, mac: &str) -> String {
+        let [network, device] = card(tap, mac);
+        let disk = format!(
+            "file={},format=raw,if=virtio,snapshot=on",
+            text(system.disk())
+        );
+        let firmware = format!(
+            "type=1,manufacturer={DMI_VENDOR},product={DMI_PRODUCT},uuid={DMI_UUID},serial={DMI_UUID}"
+        );
+        let mut modules = CARD_MODULES.to_vec();
+        modules.push(DISK_MODULE);
+        self.boot(&Boot {
+            host,
+            modules: &modules,
+            programs: &[],
+            devices: &[
+                "-netdev", &network, "-device", &device, "-drive", &disk, "-smbios", &firmware,
+            ],
+            script: "mkdir -p /disk\nmount -t ext4 /dev/vda /disk\nexec switch_root /disk /sbin/init",
+            seconds_max: 300,
+        })
     }
 
     /// Boots without a network, with the program of the project and what it needs of the kernel: a host of its own,
@@ -89,7 +139,14 @@ impl Machine {
     /// When the initramfs cannot be made or QEMU cannot be started.
     #[must_use]
     pub fn run_as_host(&self, host: &Host, programs: &[&Path], script: &str) -> String {
-        self.boot(host, &HOST_MODULES, programs, &["-nic", "none"], script)
+        self.boot(&Boot {
+            host,
+            modules: &HOST_MODULES,
+            programs,
+            devices: &["-nic", "none"],
+            script,
+            seconds_max: 120,
+        })
     }
 
     /// The kernel's version, as the name of its modules' folder tells it.
@@ -99,23 +156,17 @@ impl Machine {
         name.to_string_lossy().into_owned()
     }
 
-    fn boot(
-        &self,
-        host: &Host,
-        modules: &[&str],
-        programs: &[&Path],
-        network: &[&str],
-        script: &str,
-    ) -> String {
-        let root = host.dir().join("initramfs");
-        self.fill(&root, modules, programs, script);
-        let image = host.dir().join("initramfs.cpio");
+    fn boot(&self, boot: &Boot<'_>) -> String {
+        let root = boot.host.dir().join("initramfs");
+        self.fill(&root, boot);
+        let image = boot.host.dir().join("initramfs.cpio");
         pack(&root, &image);
+        let seconds_max = boot.seconds_max.to_string();
         let fixed = [
             "timeout",
             "-k",
             "2",
-            "120",
+            &seconds_max,
             "qemu-system-x86_64",
             "-accel",
             "tcg",
@@ -132,8 +183,8 @@ impl Machine {
             "-initrd",
             text(&image),
         ];
-        let argv = [&fixed[..], network].concat();
-        let output = host.namespace().enter(|| {
+        let argv = [&fixed[..], boot.devices].concat();
+        let output = boot.host.namespace().enter(|| {
             Command::new(argv[0])
                 .args(&argv[1..])
                 .stdin(Stdio::null())
@@ -150,7 +201,7 @@ impl Machine {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn fill(&self, root: &Path, modules: &[&str], programs: &[&Path], script: &str) {
+    fn fill(&self, root: &Path, boot: &Boot<'_>) {
         for folder in ["bin", "dev", "proc", "sys", "modules", "run", "tmp", "etc"] {
             fs::create_dir_all(root.join(folder)).expect("a folder of the initramfs");
         }
@@ -158,11 +209,11 @@ impl Machine {
         fs::copy(&busybox, root.join("bin/busybox")).expect("a copy of busybox");
         symlink("busybox", root.join("bin/sh")).expect("a link");
         copy_with_libraries(&which("curl"), root);
-        for program in programs {
+        for program in boot.programs {
             copy_with_libraries(program, root);
         }
         let mut load = String::new();
-        for module in modules {
+        for module in boot.modules {
             let name = module.rsplit('/').next().expect("a name");
             if self.copy_module(module, &root.join("modules")) {
                 load.push_str(&format!("/bin/busybox insmod /modules/{name}.ko\n"));
@@ -170,7 +221,8 @@ impl Machine {
         }
         let init = format!(
             "#!/bin/sh\n/bin/busybox --install -s /bin\nmount -t proc none /proc\nmount -t sysfs none /sys\n\
-             mount -t devtmpfs none /dev\n{load}ip link set lo up\n{script}\npoweroff -f\n"
+             mount -t devtmpfs none /dev\n{load}ip link set lo up\n{}\npoweroff -f\n",
+            boot.script
         );
         let path = root.join("init");
         fs::write(&path, init).expect("the init script");
@@ -187,6 +239,14 @@ impl Machine {
         fs::copy(&from, to.join(name)).expect("a copy of a module");
         true
     }
+}
+
+/// Arguments for a network card on a tap device of the host: its two ends.
+fn card(tap: &str, mac: &str) -> [String; 2] {
+    [
+        format!("tap,id=net0,ifname={tap},script=no,downscript=no"),
+        format!("virtio-net-pci,netdev=net0,mac={mac},romfile="),
+    ]
 }
 
 fn first_in(folder: &Path, begins: &str) -> Option<PathBuf> {
