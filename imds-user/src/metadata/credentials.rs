@@ -7,6 +7,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::json::Object;
 use super::tree::View;
@@ -23,7 +24,7 @@ const LIFE_SECONDS: u64 = 6 * 3600;
 const JITTER_SECONDS: u64 = 35 * 60;
 
 /// What `iam/security-credentials/<role>` serves: always with status 200, also when there are none to be had.
-pub(super) fn of_role(view: View<'_>, role: &Role) -> String {
+pub(super) fn of_role(view: View<'_>, role: &Role) -> Zeroizing<String> {
     match &role.credentials {
         RoleCredentials::Given(credentials) => document(
             credentials,
@@ -32,16 +33,18 @@ pub(super) fn of_role(view: View<'_>, role: &Role) -> String {
                 .unwrap_or_else(|| rolling(view, &role.name)),
         ),
         RoleCredentials::Generated => generated(view, &role.name),
+        // In the order of real documents, which is not that of a success.
         RoleCredentials::Unavailable(problem) => Object::new()
             .string("Code", &problem.code)
-            .string("LastUpdated", problem.last_updated.iso())
             .string("Message", &problem.message)
-            .finish(),
+            .string("LastUpdated", problem.last_updated.iso())
+            .finish()
+            .into(),
     }
 }
 
 /// What `identity-credentials/ec2/security-credentials/ec2-instance` serves.
-pub(super) fn of_instance_identity(view: View<'_>) -> String {
+pub(super) fn of_instance_identity(view: View<'_>) -> Zeroizing<String> {
     generated(view, INSTANCE_IDENTITY)
 }
 
@@ -74,7 +77,7 @@ pub(super) fn rolling(view: View<'_>, purpose: &str) -> Validity {
     }
 }
 
-fn generated(view: View<'_>, purpose: &str) -> String {
+fn generated(view: View<'_>, purpose: &str) -> Zeroizing<String> {
     let validity = rolling(view, purpose);
     let hour = validity.last_updated.0;
     let credentials = Credentials {
@@ -88,8 +91,13 @@ fn generated(view: View<'_>, purpose: &str) -> String {
     document(&credentials, validity)
 }
 
-fn document(credentials: &Credentials, validity: Validity) -> String {
-    Object::new()
+fn document(credentials: &Credentials, validity: Validity) -> Zeroizing<String> {
+    // All else together stays below 512 bytes, so the text never moves and leaves no copy; only secrets with characters
+    // that must be escaped, which AWS's have not, could make it.
+    let secret_bytes = credentials.access_key_id.len()
+        + credentials.secret_access_key.expose().len()
+        + credentials.token.expose().len();
+    Object::with_capacity(512 + secret_bytes)
         .string("Code", "Success")
         .string("LastUpdated", validity.last_updated.iso())
         .string("Type", "AWS-HMAC")
@@ -98,6 +106,7 @@ fn document(credentials: &Credentials, validity: Validity) -> String {
         .string("Token", credentials.token.expose())
         .string("Expiration", validity.expiration.iso())
         .finish()
+        .into()
 }
 
 /// `ASIA`, as all temporary keys have it, and 16 characters of base32.

@@ -7,15 +7,21 @@ pub(super) struct Object(String);
 
 impl Object {
     pub(super) fn new() -> Self {
-        let mut text = String::with_capacity(512);
+        Self::with_capacity(512)
+    }
+
+    /// One that does not move in memory until its text has `bytes` bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        let mut text = String::with_capacity(bytes);
         text.push('{');
         Self(text)
     }
 
-    /// A member whose value is a string.
-    pub(super) fn string(self, key: &str, value: impl Display) -> Self {
-        let value = Quoted::of(value);
-        self.member(key, value)
+    /// A member whose value is a string. It is written in place: nothing of it is left elsewhere in memory.
+    pub(super) fn string(mut self, key: &str, value: impl Display) -> Self {
+        self.key(key);
+        quote(&mut self.0, value);
+        self
     }
 
     /// A member whose value is a string, or `null`.
@@ -31,15 +37,26 @@ impl Object {
         if values.is_empty() {
             return self.member(key, "null");
         }
-        let values: Vec<_> = values.iter().map(|value| Quoted::of(value).0).collect();
-        self.member(key, format_args!("[ {} ]", values.join(", ")))
+        let mut list = String::from("[ ");
+        for (at, value) in values.iter().enumerate() {
+            list.push_str(if at == 0 { "" } else { ", " });
+            quote(&mut list, value);
+        }
+        list.push_str(" ]");
+        self.member(key, &list)
     }
 
-    fn member(mut self, key: &str, value: impl Display) -> Self {
-        let separator = if self.0.len() > 1 { "," } else { "" };
-        write!(self.0, "{separator}\n  \"{key}\" : {value}")
-            .expect("writing to a string does not fail");
+    fn member(mut self, key: &str, value: &str) -> Self {
+        self.key(key);
+        self.0.push_str(value);
         self
+    }
+
+    fn key(&mut self, key: &str) {
+        let separator = if self.0.len() > 1 { "," } else { "" };
+        for part in [separator, "\n  \"", key, "\" : "] {
+            self.0.push_str(part);
+        }
     }
 
     pub(super) fn finish(mut self) -> String {
@@ -58,19 +75,17 @@ pub(super) fn list(objects: impl IntoIterator<Item = Object>) -> String {
     }
 }
 
-/// A string in quotes.
-struct Quoted(String);
-
-impl Quoted {
-    fn of(value: impl Display) -> Self {
-        let mut quoted = Self(String::from('"'));
-        write!(quoted, "{value}").expect("writing to a string does not fail");
-        quoted.0.push('"');
-        quoted
-    }
+/// Appends a string in quotes.
+fn quote(text: &mut String, value: impl Display) {
+    text.push('"');
+    write!(Escaping(text), "{value}").expect("writing to a string does not fail");
+    text.push('"');
 }
 
-impl Write for Quoted {
+/// Escapes what is written through it.
+struct Escaping<'a>(&'a mut String);
+
+impl Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         for c in text.chars() {
             match c {
@@ -83,12 +98,6 @@ impl Write for Quoted {
             }
         }
         Ok(())
-    }
-}
-
-impl Display for Quoted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::Found;
 use super::versions::ApiVersion;
@@ -118,12 +119,16 @@ pub(super) const fn named(name: &'static str, since: &str, directory: &'static N
 }
 
 /// What a leaf holds. No line end is added to it, ever.
-pub(super) struct Value<'a>(Cow<'a, str>);
+pub(super) enum Value<'a> {
+    Text(Cow<'a, str>),
+    /// Wiped once it was sent. (hyper copies it into a buffer of its own on the way, which nobody wipes.)
+    Secret(Zeroizing<String>),
+}
 
 impl<'a> Value<'a> {
     /// Anything that prints.
     pub(super) fn of(value: impl Display) -> Self {
-        Self(Cow::Owned(value.to_string()))
+        Self::Text(Cow::Owned(value.to_string()))
     }
 
     /// One item a line, without an end of the last one; `None` if there is no item.
@@ -132,26 +137,33 @@ impl<'a> Value<'a> {
         for item in items {
             listing.push(item);
         }
-        (!listing.0.is_empty()).then_some(Self(Cow::Owned(listing.0)))
+        (!listing.0.is_empty()).then_some(Self::Text(Cow::Owned(listing.0)))
     }
 
     fn into_bytes(self) -> Bytes {
-        match self.0 {
-            Cow::Borrowed(text) => Bytes::copy_from_slice(text.as_bytes()),
-            Cow::Owned(text) => Bytes::from(text),
+        match self {
+            Self::Text(Cow::Borrowed(text)) => Bytes::copy_from_slice(text.as_bytes()),
+            Self::Text(Cow::Owned(text)) => Bytes::from(text),
+            Self::Secret(text) => Bytes::from_owner(text),
         }
     }
 }
 
 impl<'a> From<&'a str> for Value<'a> {
     fn from(text: &'a str) -> Self {
-        Self(Cow::Borrowed(text))
+        Self::Text(Cow::Borrowed(text))
+    }
+}
+
+impl From<Zeroizing<String>> for Value<'_> {
+    fn from(text: Zeroizing<String>) -> Self {
+        Self::Secret(text)
     }
 }
 
 impl From<String> for Value<'_> {
     fn from(text: String) -> Self {
-        Self(Cow::Owned(text))
+        Self::Text(Cow::Owned(text))
     }
 }
 
