@@ -1,5 +1,7 @@
 //! What the daemon and the responder say to each other over their Unix socket: frames of a length (32 bit, little
 //! endian) and a postcard message. Both ends are the same binary, so there is no version to negotiate.
+//!
+//! Frames hold credentials and keys, so their buffers are wiped. The kernel's, between the two ends, cannot be.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -13,6 +15,7 @@ use std::{
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::Zeroizing;
 
 use crate::{
     identity::Signatures,
@@ -21,6 +24,8 @@ use crate::{
 
 /// A frame's bound: a chunk of instances, each with the largest user data that there is, stays below it.
 const FRAME_BYTES_MAX: u32 = 64 << 20;
+/// What a frame begins with.
+const LENGTH_BYTES: usize = size_of::<u32>();
 /// Instances in one [`ToResponder::Upsert`], so that neither side holds all of them encoded at once.
 pub const CHUNK_INSTANCES: usize = 256;
 /// The listening sockets and the namespace.
@@ -89,15 +94,18 @@ pub struct Counters {
 /// # Errors
 /// When the other side is gone, or the message is too long.
 pub async fn send<M: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &M) -> io::Result<()> {
-    let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
-    let length = u32::try_from(body.len())
+    let size = postcard::experimental::serialized_size(message).map_err(io::Error::other)?;
+    let length = u32::try_from(size)
         .ok()
         .filter(|bytes| *bytes <= FRAME_BYTES_MAX);
-    let length = length.ok_or_else(|| {
-        io::Error::other(format!("a message of {} bytes is too long", body.len()))
-    })?;
-    to.write_all(&length.to_le_bytes()).await?;
-    to.write_all(&body).await
+    let length =
+        length.ok_or_else(|| io::Error::other(format!("a message of {size} bytes is too long")))?;
+    // Of the right size from the start: one that grew would leave copies of credentials where nobody wipes them.
+    let mut frame = Zeroizing::new(vec![0; LENGTH_BYTES + size]);
+    let (head, body) = frame.split_at_mut(LENGTH_BYTES);
+    head.copy_from_slice(&length.to_le_bytes());
+    postcard::to_slice(message, body).map_err(io::Error::other)?;
+    to.write_all(&frame).await
 }
 
 /// Receives one message; none when the other side closed.
@@ -107,7 +115,7 @@ pub async fn send<M: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &M)
 pub async fn receive<M: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
 ) -> io::Result<Option<M>> {
-    let mut length = [0; 4];
+    let mut length = [0; LENGTH_BYTES];
     match from.read_exact(&mut length).await {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -119,7 +127,7 @@ pub async fn receive<M: DeserializeOwned>(
             "a message of {length} bytes is too long"
         )));
     }
-    let mut body = vec![0; length as usize];
+    let mut body = Zeroizing::new(vec![0; length as usize]);
     from.read_exact(&mut body).await?;
     postcard::from_bytes(&body)
         .map(Some)
