@@ -18,7 +18,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, ConfigError, Guest, Settings, disk::Disk},
-    control::{self, DaemonStatus, PortStatus, ResponderStatus, StatusReport, server::Question},
+    control::{
+        self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
+        server::Question,
+    },
+    credentials::{CredentialSource, Keeper},
     dataplane::{
         DataPlane, DataPlaneError, Port,
         load::KernelLog,
@@ -150,7 +154,10 @@ async fn serve(
     wanted: Wanted,
     signals: Signals,
 ) -> Result<(), DaemonError> {
-    let mut daemon = Daemon::build(options, state, host, lives).await?;
+    // Sources are asked while everything else is built.
+    let mut credentials = Keeper::default();
+    credentials.want(sources(&wanted));
+    let mut daemon = Daemon::build(options, state, host, lives, credentials).await?;
     let outcome = daemon.serve(state, wanted, signals).await;
     daemon.dismantle().await;
     outcome
@@ -158,6 +165,13 @@ async fn serve(
 
 /// Guests by the name of their port, with the interface behind it.
 type Wanted = BTreeMap<String, (Guest, Port)>;
+
+/// The credential sources among them, each with the name of the guest.
+fn sources(wanted: &Wanted) -> impl Iterator<Item = (&str, &CredentialSource)> {
+    wanted
+        .values()
+        .filter_map(|(guest, _)| Some((&*guest.name, guest.credential_source.as_ref()?)))
+}
 
 struct Daemon {
     options: Options,
@@ -169,6 +183,7 @@ struct Daemon {
     host: Host,
     /// What commands did to instances. The state directory holds the same.
     lives: Lives,
+    credentials: Keeper,
     /// By the name of the port.
     served: BTreeMap<String, Served>,
 }
@@ -179,6 +194,8 @@ struct Served {
     port: Port,
     /// None while it is stopped: its port drops then.
     slot: Option<u32>,
+    /// Where its credentials come from, if from elsewhere.
+    credential_source: Option<CredentialSource>,
     state: Arc<Published>,
     /// What the configuration says of it, where its life made it another.
     configured: Option<Box<Instance>>,
@@ -190,6 +207,7 @@ impl Daemon {
         state: &StateDir,
         host: Host,
         lives: Lives,
+        credentials: Keeper,
     ) -> Result<Self, DaemonError> {
         let ResponderNamespace {
             netns,
@@ -226,6 +244,7 @@ impl Daemon {
             responder,
             host,
             lives,
+            credentials,
             served: BTreeMap::new(),
         })
     }
@@ -256,6 +275,7 @@ impl Daemon {
                         tracing::error!("planned changes: {error}");
                     }
                 }
+                () = self.credentials.changed() => self.renew_credentials().await?,
             }
         }
         notify(&[sd_notify::NotifyState::Stopping]);
@@ -303,6 +323,7 @@ impl Daemon {
             update.host = Some(host.clone());
             self.host = host;
         }
+        self.credentials.want(sources(&wanted));
         self.close_unwanted(&wanted, &mut update)?;
         let fresh = self.publish(wanted, &mut update)?;
         let released = update.remove.clone();
@@ -349,12 +370,17 @@ impl Daemon {
             let Guest {
                 name,
                 limits,
-                instance,
+                credential_source,
+                mut instance,
                 ..
             } = guest;
+            if let Some(source) = &credential_source {
+                self.credentials.fill(&mut instance, source);
+            }
             let life = self.lives.of(instance.id);
             if let Some(known) = self.served.get_mut(&port_name) {
                 known.name = name;
+                known.credential_source = credential_source;
                 if let Some(slot) = known.slot.filter(|_| known.state.limits != limits) {
                     self.dataplane.limit(slot, limits.packets_per_second)?;
                 }
@@ -368,6 +394,7 @@ impl Daemon {
                 continue;
             }
             let mut guest = Served::new(name, port, instance, life, limits, at);
+            guest.credential_source = credential_source;
             if life.state() == State::Running {
                 let slot = self.slots.allocate()?;
                 guest.slot = Some(slot);
@@ -387,6 +414,31 @@ impl Daemon {
                 .open_port(&guest.port, slot, packets_per_second)?,
             None if is_absent(&guest.port) => {}
             None => self.dataplane.silence_port(&guest.port)?,
+        }
+        Ok(())
+    }
+
+    /// Publishes the credentials that changed by themselves.
+    async fn renew_credentials(&mut self) -> Result<(), DaemonError> {
+        let at = now();
+        let mut update = Update::default();
+        for guest in self.served.values_mut() {
+            let Some(source) = &guest.credential_source else {
+                continue;
+            };
+            if !self.credentials.has_news_for(guest.configured(), source) {
+                continue;
+            }
+            let mut configured = guest.configured().clone();
+            self.credentials.fill(&mut configured, source);
+            let (life, limits) = (self.lives.of(configured.id), guest.state.limits);
+            guest.renew(configured, life, limits, at);
+            if let Some(slot) = guest.slot {
+                update.upsert.push((slot, Arc::clone(&guest.state)));
+            }
+        }
+        if !update.upsert.is_empty() {
+            self.responder.update(update).await?;
         }
         Ok(())
     }
@@ -425,7 +477,10 @@ impl Daemon {
             ports: self
                 .served
                 .values()
-                .map(|guest| guest.report(guest.slot.and_then(|slot| counters.get(&slot))))
+                .map(|guest| {
+                    let counters = guest.slot.and_then(|slot| counters.get(&slot));
+                    guest.report(counters, &self.credentials)
+                })
                 .collect(),
             drops: named(drops),
             packets: named(packets),
@@ -449,6 +504,7 @@ impl Served {
             name,
             port,
             slot: None,
+            credential_source: None,
             state: Arc::new(Published {
                 at,
                 limits,
@@ -496,7 +552,7 @@ impl Served {
         self.port == *port && self.state.instance.id == guest.instance.id
     }
 
-    fn report(&self, counters: Option<&Counters>) -> PortStatus {
+    fn report(&self, counters: Option<&Counters>, credentials: &Keeper) -> PortStatus {
         let counters = counters.copied().unwrap_or_default();
         let instance = &self.state.instance;
         PortStatus {
@@ -522,7 +578,24 @@ impl Served {
             no_token_rejected: counters.no_token_rejected,
             throttled: counters.throttled,
             connections: counters.connections,
+            credentials: self.credential_status(credentials),
         }
+    }
+
+    fn credential_status(&self, credentials: &Keeper) -> Option<CredentialStatus> {
+        let role = self.state.instance.role.as_deref()?;
+        let Some(source) = &self.credential_source else {
+            return Some(CredentialStatus::of_given(role));
+        };
+        let status = credentials.status(source)?;
+        Some(CredentialStatus {
+            role: role.name.to_string(),
+            kind: source.kind().to_owned(),
+            source: Some(source.to_string()),
+            state: status.state.to_owned(),
+            expires_unix_seconds: status.expiration.map(|at| at.0),
+            last_error: status.error.as_deref().map(str::to_owned),
+        })
     }
 }
 

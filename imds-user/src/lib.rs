@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod control;
+pub mod credentials;
 pub mod daemon;
 pub mod dataplane;
 pub mod doctor;

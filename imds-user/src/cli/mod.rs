@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand};
 use failure::{EXIT_FINE, EXIT_MISSING, EXIT_PERMISSION, EXIT_USAGE, require_root};
+use tracing_subscriber::{filter::filter_fn, prelude::*};
 
 pub(crate) use failure::report;
 
@@ -103,7 +104,19 @@ fn log_to_stderr() {
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false)
+        .finish()
+        .with(filter_fn(|event| {
+            may_be_logged(event.target(), *event.level())
+        }))
         .init();
+}
+
+/// Whether something may be logged at all, whatever RUST_LOG asks for: below information, the AWS SDK and what it stands
+/// on repeat what they send and receive, signatures and tokens included.
+fn may_be_logged(target: &str, level: tracing::Level) -> bool {
+    const TALKATIVE: &[&str] = &["aws_", "h2", "hyper", "rustls", "tower"];
+    let is_talkative = TALKATIVE.iter().any(|start| target.starts_with(start));
+    !is_talkative || level <= tracing::Level::INFO
 }
 
 /// Understands a command line. Help and version are printed here; so is what is wrong.
@@ -138,6 +151,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_aws_sdk_sends_is_never_logged() {
+        use tracing::Level;
+        for (target, level, expected) in [
+            ("imds_user::daemon", Level::TRACE, true),
+            ("aws_smithy_runtime::client", Level::TRACE, false),
+            ("aws_config::profile", Level::DEBUG, false),
+            ("aws_config::profile", Level::INFO, true),
+            ("aws_config::profile", Level::ERROR, true),
+            ("hyper_util::client::legacy", Level::TRACE, false),
+        ] {
+            assert_eq!(may_be_logged(target, level), expected, "{target} {level}");
+        }
     }
 
     #[test]

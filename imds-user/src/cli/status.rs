@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use imds_user::control::{self, PortStatus, StatusReport};
 
 use super::table::{Align, Cell, Table};
-use super::{BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
+use super::{BAD, BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,16 +45,14 @@ fn write_report(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> 
     write_processes(out, report, now)?;
     writeln!(out)?;
     write_ports(out, &report.ports)?;
+    write_credentials(out, &report.ports, unix_seconds(now))?;
     write_counts(out, "Packets", &report.packets, DIM)?;
     write_counts(out, "Dropped", &report.drops, WARNING)
 }
 
 fn write_processes(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> io::Result<()> {
     let daemon = &report.daemon;
-    let now_seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let age = age(now_seconds.saturating_sub(daemon.started_unix_seconds));
+    let age = age(unix_seconds(now).saturating_sub(daemon.started_unix_seconds));
     writeln!(
         out,
         "{BOLD}Daemon{BOLD:#}     {GOOD}running{GOOD:#} for {age}, process {}, version {}, {}",
@@ -115,6 +113,43 @@ fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
     table.write(out)
 }
 
+/// A line for each instance whose credentials are not as they should be.
+fn write_credentials(out: &mut dyn Write, ports: &[PortStatus], now: u64) -> io::Result<()> {
+    let troubled = ports.iter().filter_map(|port| {
+        let credentials = port.credentials.as_ref()?;
+        (credentials.state != "fresh").then_some((port, credentials))
+    });
+    for (at, (port, credentials)) in troubled.enumerate() {
+        if at == 0 {
+            writeln!(out, "\n{BOLD}Credentials{BOLD:#}")?;
+        }
+        let source = credentials.source.as_deref().unwrap_or(&credentials.kind);
+        let style = if credentials.state == "failed" {
+            BAD
+        } else {
+            WARNING
+        };
+        write!(
+            out,
+            "  {}: {style}{}{style:#}",
+            port.name, credentials.state
+        )?;
+        if let Some(at) = credentials.expires_unix_seconds {
+            write!(out, ", good for {}", age(at.saturating_sub(now)))?;
+        }
+        match &credentials.last_error {
+            Some(error) => writeln!(out, "; {source}: {error}")?,
+            None => writeln!(out, "; {source}: no answer yet")?,
+        }
+    }
+    Ok(())
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 /// A line of what was counted, without what never happened.
 fn write_counts(
     out: &mut dyn Write,
@@ -173,7 +208,7 @@ fn age(seconds: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use imds_user::control::{DaemonStatus, ResponderStatus};
+    use imds_user::control::{CredentialStatus, DaemonStatus, ResponderStatus};
 
     use super::*;
 
@@ -192,7 +227,25 @@ mod tests {
             no_token_rejected,
             throttled: 0,
             connections: 1,
+            credentials: None,
         }
+    }
+
+    fn with_credentials(
+        mut port: PortStatus,
+        state: &str,
+        expires_unix_seconds: Option<u64>,
+        last_error: Option<&str>,
+    ) -> PortStatus {
+        port.credentials = Some(CredentialStatus {
+            role: "web".into(),
+            kind: "credential-process".into(),
+            source: Some("command /bin/credentials".into()),
+            state: state.into(),
+            expires_unix_seconds,
+            last_error: last_error.map(str::to_owned),
+        });
+        port
     }
 
     fn report() -> StatusReport {
@@ -264,6 +317,36 @@ Responder  being started again, 1 restart
   no ports
 ",
         );
+    }
+
+    #[test]
+    fn troubled_credentials_are_shown() {
+        let mut report = report();
+        report.drops.clear();
+        report.packets.clear();
+        let later = Some(1_700_000_000 + 3723 + 600);
+        let error = Some("it ended with exit code 3");
+        let ports = ["web", "db", "late", "gone"].map(|name| port(name, "required", 0, 0));
+        let [web, db, late, gone] = ports;
+        report.ports = vec![
+            with_credentials(web, "fresh", later, None),
+            with_credentials(db, "stale", later, error),
+            with_credentials(late, "pending", None, None),
+            with_credentials(gone, "failed", None, error),
+        ];
+        let mut out = Vec::new();
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 3723);
+        write_report(&mut out, &report, now).unwrap();
+        let text = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
+        let (_, shown) = text
+            .split_once("\nCredentials\n")
+            .expect("a part of its own");
+        let expected =
+            "  db: stale, good for 10 min 0 s; command /bin/credentials: it ended with exit code 3
+  late: pending; command /bin/credentials: no answer yet
+  gone: failed; command /bin/credentials: it ended with exit code 3
+";
+        assert_eq!(shown, expected);
     }
 
     #[test]

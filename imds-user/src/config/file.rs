@@ -3,9 +3,12 @@
 //! Values keep their place in the text ([`Spanned`]), so that whatever turns out to be wrong can be pointed at.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
+use zeroize::Zeroize;
 
 use super::Problem;
 use super::nearest::nearest;
@@ -237,7 +240,72 @@ pub struct RoleEntry {
     pub token: Option<Text>,
     /// Of the credentials.
     pub expiration: Option<Text>,
+    /// A command that prints credentials, and its arguments.
+    pub credential_process: Option<Spanned<CommandLine>>,
+    /// What it sees of the daemon's environment.
+    pub credential_process_environment: Option<Spanned<Vec<Text>>>,
+    /// A role of IAM that STS is asked for.
+    pub assume_role_arn: Option<Text>,
+    /// What its trust policy asks for.
+    pub external_id: Option<Text>,
+    /// Name of the session, if not the instance's id.
+    pub session_name: Option<Text>,
+    /// Life of the session.
+    pub session_duration_seconds: Option<Spanned<i64>>,
+    /// Where STS is.
+    pub endpoint_url: Option<Text>,
 }
+
+/// Wipes the credentials, which were copied to where they are needed.
+impl Drop for RoleEntry {
+    fn drop(&mut self) {
+        let secrets = [&mut self.secret_access_key, &mut self.token];
+        for secret in secrets.into_iter().flatten() {
+            secret.get_mut().zeroize();
+        }
+    }
+}
+
+/// A command and its arguments. A list, not one text as the AWS CLI has it: TOML has lists, and with one there are no
+/// rules of quoting to get wrong.
+pub struct CommandLine(pub Vec<Text>);
+
+impl<'de> Deserialize<'de> for CommandLine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListOfWords)
+    }
+}
+
+/// Reads a list, and says what a list is to somebody who wrote something else. What they wrote may hold a secret and is
+/// not repeated.
+struct ListOfWords;
+
+impl<'de> Visitor<'de> for ListOfWords {
+    type Value = CommandLine;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(A_LIST)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<CommandLine, A::Error> {
+        let mut words = Vec::new();
+        while let Some(word) = list.next_element()? {
+            words.push(word);
+        }
+        Ok(CommandLine(words))
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<CommandLine, E> {
+        Err(E::custom(A_LIST))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<CommandLine, E> {
+        Err(E::custom(A_LIST))
+    }
+}
+
+const A_LIST: &str = "write a list of the command and its arguments, such as [\"/usr/local/bin/credentials\", \"web\"]: no \
+                      shell reads it, so nothing has to be quoted";
 
 /// Shows no credentials.
 impl std::fmt::Debug for RoleEntry {

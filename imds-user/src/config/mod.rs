@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
+use crate::credentials::CredentialSource;
 use crate::instance::{Host, Instance, Limits, UnixSeconds};
 
 /// Largest configuration file in bytes: 65,536 instances with a kilobyte each.
@@ -41,6 +43,8 @@ pub struct Guest {
     pub port: PortName,
     /// What it may take of the service.
     pub limits: Limits,
+    /// Where the credentials of its role come from, if from elsewhere: they are not in the instance then.
+    pub credential_source: Option<CredentialSource>,
     /// What it is to the service.
     pub instance: Instance,
 }
@@ -150,7 +154,10 @@ pub fn load(
     if bytes.len() > FILE_BYTES_MAX {
         return Err(unreadable(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
-    let text = String::from_utf8(bytes).map_err(|_| unreadable("not UTF-8".to_owned()))?;
+    // It may hold credentials. What the parser copied of them is wiped with the entry of the role.
+    let text = String::from_utf8(bytes)
+        .map(Zeroizing::new)
+        .map_err(|_| unreadable("not UTF-8".to_owned()))?;
     let directory = path.parent().unwrap_or(Path::new(""));
     file::parse(&text)
         .and_then(|file| resolve::resolve(&file, installation, directory, files))

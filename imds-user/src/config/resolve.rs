@@ -1,5 +1,7 @@
 //! From what was typed to what is true: checked, completed, and the same every time.
 
+mod role;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -20,9 +22,7 @@ use super::file::{
 use super::made_up::{MadeUp, MadeUpInterface};
 use super::nearest::nearest;
 use super::{Files, Guest, Installation, PortName, Problem, Settings};
-use crate::instance::credentials::{
-    Credentials, InstanceProfile, Role, RoleCredentials, Secret, Validity,
-};
+use crate::instance::credentials::{InstanceProfile, Role};
 use crate::instance::details::{
     Architecture, BlockDevice, Details, InstanceAction, LifeCycle, System, TargetLifecycleState,
 };
@@ -141,10 +141,15 @@ impl Resolver<'_> {
         };
         let limits = limits(&entry.limits, self.limits)?;
         let instance = self.instance(entry, &port_name)?;
+        let credential_source = match &entry.role {
+            Some(role) => self.credential_source(role, &instance)?,
+            None => None,
+        };
         Ok(Guest {
             name,
             port: port_name,
             limits,
+            credential_source,
             instance,
         })
     }
@@ -361,34 +366,6 @@ impl Resolver<'_> {
             profile: InstanceProfile { name: profile, id },
             credentials: self.credentials(entry)?,
         })
-    }
-
-    fn credentials(&self, entry: &RoleEntry) -> Result<RoleCredentials, Problem> {
-        let (key_id, secret, token) = match (
-            &entry.access_key_id,
-            &entry.secret_access_key,
-            &entry.token,
-        ) {
-            (Some(key_id), Some(secret), Some(token)) => (key_id, secret, token),
-            (None, None, None) if entry.expiration.is_none() => {
-                return Ok(RoleCredentials::Generated);
-            }
-            _ => {
-                let message = "credentials are access-key-id, secret-access-key and token together, \
-                               or none of them to have made-up ones";
-                return Err(problem(&entry.name, message));
-            }
-        };
-        let expiration = entry.expiration.as_ref().map(time).transpose()?;
-        Ok(RoleCredentials::Given(Credentials {
-            access_key_id: line(key_id)?.into(),
-            secret_access_key: Secret::from(line(secret)?),
-            token: Secret::from(line(token)?),
-            validity: expiration.map(|expiration| Validity {
-                last_updated: self.created,
-                expiration,
-            }),
-        }))
     }
 
     fn user_data(&self, entry: &InstanceEntry) -> Result<Option<UserData>, Problem> {

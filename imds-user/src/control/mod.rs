@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use instance::{Done, InstanceReport};
 
+use crate::instance::credentials::{Role, RoleCredentials};
 use crate::life::{Event, When};
 
 /// The socket's name in the state directory.
@@ -160,6 +161,46 @@ pub struct PortStatus {
     pub throttled: u64,
     /// Connections open now.
     pub connections: u64,
+    /// The credentials of the instance's role; `null` without a role.
+    #[serde(default)]
+    pub credentials: Option<CredentialStatus>,
+}
+
+/// The credentials of a role.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CredentialStatus {
+    /// Name of the role.
+    pub role: String,
+    /// Kind of their source: `static`, `generated`, `credential-process` or `assume-role`.
+    pub kind: String,
+    /// Which command or role that is.
+    pub source: Option<String>,
+    /// `fresh`; `pending`, before the source has answered; `stale`, when what is served could not be renewed; `failed`,
+    /// when there is nothing to serve.
+    pub state: String,
+    /// When what is served expires, seconds of Unix time. `null` also for what is renewed by itself or never expires.
+    pub expires_unix_seconds: Option<u64>,
+    /// Why the source gave nothing when it was last asked.
+    pub last_error: Option<String>,
+}
+
+impl CredentialStatus {
+    /// Of credentials that come from the configuration.
+    #[must_use]
+    pub fn of_given(role: &Role) -> Self {
+        let (kind, validity) = match &role.credentials {
+            RoleCredentials::Given(credentials) => ("static", credentials.validity),
+            RoleCredentials::Generated | RoleCredentials::Unavailable(_) => ("generated", None),
+        };
+        Self {
+            role: role.name.to_string(),
+            kind: kind.to_owned(),
+            source: None,
+            state: "fresh".to_owned(),
+            expires_unix_seconds: validity.map(|validity| validity.expiration.0),
+            last_error: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +234,7 @@ pub(crate) mod tests {
                 no_token_rejected: 1,
                 throttled: 0,
                 connections: 0,
+                credentials: None,
             }],
             drops: BTreeMap::from([("udp".into(), 2)]),
             packets: BTreeMap::from([("intercepted".into(), 99)]),

@@ -399,6 +399,7 @@ async fn find_port(guest: &Served) -> Result<Port, Trouble> {
         name: guest.name.clone(),
         port: name,
         limits: guest.state.limits,
+        credential_source: guest.credential_source.clone(),
         instance: guest.configured().clone(),
     };
     let mut found =

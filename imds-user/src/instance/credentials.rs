@@ -72,6 +72,34 @@ pub struct CredentialsProblem {
     pub last_updated: UnixSeconds,
 }
 
+impl CredentialsProblem {
+    /// The role may not be assumed. The one failure whose document is known, word for word, from real instances.
+    #[must_use]
+    pub fn unauthorized(role: &str, last_updated: UnixSeconds) -> Self {
+        Self {
+            code: "AssumeRoleUnauthorizedAccess".into(),
+            message: format!("EC2 cannot assume the role {role}.  {SEE_GUIDE}").into(),
+            last_updated,
+        }
+    }
+
+    /// There are none for another reason, or there are none yet. No real document of this is known, so code and message
+    /// are our choice. Clients look whether the code is `Success` or the one above, and show people the rest; what
+    /// really happened is for the host's operator, not for them.
+    #[must_use]
+    pub fn failed(role: &str, last_updated: UnixSeconds) -> Self {
+        Self {
+            code: "Failed".into(),
+            message: format!("EC2 cannot obtain credentials for the role {role}.  {SEE_GUIDE}")
+                .into(),
+            last_updated,
+        }
+    }
+}
+
+/// How EC2 ends such messages.
+const SEE_GUIDE: &str = "Please see documentation at https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_iam-ec2.html#troubleshoot_iam-ec2_errors-info-doc.";
+
 /// A text that is wiped from memory when it is dropped and that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
