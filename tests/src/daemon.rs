@@ -35,6 +35,7 @@ impl Daemon {
         config: &Path,
         state_dir: &Path,
         notify_path: &Path,
+        environment: &[(String, String)],
     ) -> Self {
         let log = notify_path.with_extension("log");
         if notify_path.exists() {
@@ -42,7 +43,7 @@ impl Daemon {
         }
         let notify = UnixDatagram::bind(notify_path).expect("a notification socket");
         let child = namespace
-            .enter(|| spawn(config, state_dir, notify_path, &log))
+            .enter(|| spawn(config, state_dir, notify_path, &log, environment))
             .expect("the binary under test starts");
         let mut daemon = Self {
             child,
@@ -206,7 +207,13 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(config: &Path, state_dir: &Path, notify: &Path, log: &Path) -> io::Result<Child> {
+fn spawn(
+    config: &Path,
+    state_dir: &Path,
+    notify: &Path,
+    log: &Path,
+    environment: &[(String, String)],
+) -> io::Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
     Command::new(imds_path())
         .arg("run")
@@ -215,6 +222,7 @@ fn spawn(config: &Path, state_dir: &Path, notify: &Path, log: &Path) -> io::Resu
         .arg("--state-dir")
         .arg(state_dir)
         .env("NOTIFY_SOCKET", notify)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -32,6 +32,7 @@ pub struct Host {
     namespace: Namespace,
     dir: TempDir,
     host_table: String,
+    environment: Vec<(String, String)>,
     instances: Vec<InstanceText>,
     bridges: BTreeSet<String>,
 }
@@ -59,6 +60,7 @@ impl Host {
             namespace,
             dir,
             host_table,
+            environment: Vec::new(),
             instances: Vec::new(),
             bridges: BTreeSet::new(),
         })
@@ -73,6 +75,12 @@ impl Host {
     pub fn host_keys(&mut self, toml: &str) -> &mut Self {
         self.host_table.push_str(toml);
         self.host_table.push('\n');
+        self
+    }
+
+    /// Gives the daemon an environment variable.
+    pub fn daemon_env(&mut self, name: &str, value: &str) -> &mut Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -161,6 +169,7 @@ impl Host {
             &self.config_path(),
             &self.state_dir(),
             &self.dir.path().join("notify"),
+            &self.environment,
         )
     }
 

@@ -60,6 +60,12 @@ impl InstanceText {
         self
     }
 
+    /// Replaces all tables.
+    pub fn set_tables(&mut self, toml: &str) -> &mut Self {
+        self.tables.clear();
+        self.tables(toml)
+    }
+
     /// The TOML of it all.
     #[must_use]
     pub fn to_toml(&self) -> String {

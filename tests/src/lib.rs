@@ -45,8 +45,8 @@ pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
 pub use namespace::Namespace;
 pub use process::{
-    ProcessStatus, allow_open_files, children_of, eventually, is_alive, network_of, program_exists,
-    programs_of, run, users_of_network,
+    ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
+    network_of, program_exists, programs_of, run, users_of_network,
 };
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};

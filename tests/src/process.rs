@@ -1,8 +1,8 @@
 //! Running commands with a bound on their time, and reading what /proc says of a process.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -119,6 +119,29 @@ pub fn programs_of(pid: Pid) -> BTreeSet<String> {
                 .find_map(|line| Some(line.strip_prefix("prog_id:")?.trim().to_owned()))
         })
         .collect()
+}
+
+/// Whether any memory that a process may write holds these bytes.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn memory_contains(pid: Pid, bytes: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may look");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
+    let mut writable = maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        rest.starts_with("rw")
+            .then_some((number(start)?, number(end)?))
+    });
+    writable.any(|(start, end)| {
+        let mut region = vec![0; usize::try_from(end - start).expect("it fits in memory")];
+        // What went meanwhile, and what the kernel shows nobody, holds nothing.
+        memory.read_exact_at(&mut region, start).is_ok()
+            && region.windows(bytes.len()).any(|window| window == bytes)
+    })
 }
 
 /// Whether the kernel still has an eBPF program, by bpftool.

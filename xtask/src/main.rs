@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one door to every task of this repository. One file per task; CI says the same words.
 
+mod aws_test;
 mod check;
 mod command;
 mod demo;
@@ -33,6 +34,7 @@ enum Task {
     Tidy(tidy::Tidy),
     Test(test::Test),
     IntegrationTest(integration_test::IntegrationTest),
+    AwsTest(aws_test::AwsTest),
     Demo(demo::Demo),
 }
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Task::Tidy(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::IntegrationTest(task) => task.run(),
+        Task::AwsTest(task) => task.run(),
         Task::Demo(task) => task.run(),
     };
     match outcome {

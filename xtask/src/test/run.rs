@@ -32,6 +32,12 @@ impl Environment {
         })
     }
 
+    /// The same, with another binary under test.
+    pub(crate) fn with_imds(mut self, imds: PathBuf) -> Self {
+        self.variables.push(("IMDS_BIN", imds.into()));
+        self
+    }
+
     fn take_skips(&self) -> anyhow::Result<String> {
         fs::read_to_string(&self.skip_log)
             .with_context(|| format!("read the skips in {}", self.skip_log.display()))
