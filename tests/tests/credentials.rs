@@ -244,10 +244,11 @@ fn a_command_that_hangs_holds_up_nobody_and_ends_with_the_daemon() {
     assert_eq!(hung.get(INSTANCE_ID).text(), hung.id());
     assert_eq!(document(&hung.get(CREDENTIALS))["Code"], "Failed");
     assert_eq!(status(&host, "hung")["state"], "pending");
-    host.instance("web").user_data(b"changed");
+    host.instance("web").key("type", "\"m5.large\"");
     host.write_config();
     daemon.reload();
-    assert_eq!(web.get("/latest/user-data").text(), "changed");
+    let instance_type = web.get("/latest/meta-data/instance-type");
+    assert_eq!(instance_type.text(), "m5.large");
     assert_eq!(
         document(&web.get(CREDENTIALS))["AccessKeyId"],
         "ASIAONE",
