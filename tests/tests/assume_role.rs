@@ -1,13 +1,14 @@
 //! AssumeRole: the host asks STS with its own credentials, here a stand-in on the host's loopback. For a binary that was
 //! built with the feature `aws`; see `cargo xtask aws-test`.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use imds_tests::{Daemon, Guest, Host, eventually};
+use imds_tests::{Daemon, Guest, Host, eventually, imds};
 use imds_user::instance::UnixSeconds;
 use serde_json::Value;
 
@@ -180,6 +181,21 @@ fn assert_no_secrets(daemon: &Daemon) {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} is in the log");
     }
+}
+
+/// The other blocks of the document are `documents.rs`'s.
+#[test]
+fn the_configuration_in_the_document_is_right() {
+    let text = include_str!("../../docs/credentials.md");
+    let block = text
+        .split_once("```toml aws\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .expect("the document shows how");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("imds.toml");
+    fs::write(&file, block.0).expect("the directory takes a file");
+    let output = imds(&["check", "--config", file.to_str().expect("paths are text")]);
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

@@ -211,6 +211,32 @@ fn when_the_command_fails_guests_have_the_last_credentials_until_they_expire() {
     assert_no_secrets(&daemon);
 }
 
+#[test]
+fn an_instance_that_was_stopped_starts_with_present_credentials() {
+    let Some(mut host) = Host::new() else { return };
+    let printed = Printed::new(&host, "web.json");
+    printed.write("ONE", 8);
+    let web = host
+        .guest("web")
+        .routed("10.0.0.10")
+        .tables(&role(&["cat", printed.path()]))
+        .up();
+    let _daemon = host.start();
+    wait_for(&web, "AccessKeyId", "ASIAONE");
+    let state_dir = host.state_dir().to_str().expect("text").to_owned();
+    let power = |action| {
+        let output = host.imds(&["instance", action, "web", "--state-dir", &state_dir]);
+        assert!(output.status.success(), "{action}: {output:?}");
+    };
+    power("stop");
+    let expiration = printed.write("TWO", 6 * 3600);
+    eventually("the renewal", SOON, || {
+        (status(&host, "web")["expires_unix_seconds"] == expiration.0).then_some(())
+    });
+    power("start");
+    assert_eq!(document(&web.get(CREDENTIALS))["AccessKeyId"], "ASIATWO");
+}
+
 /// The process whose number a script wrote into a file.
 fn told_pid(file: &Path) -> Pid {
     let number = eventually("the command runs", SOON, || {
