@@ -39,8 +39,10 @@ impl AwsTest {
         tally.n_passed += 1;
 
         progress.next("tests");
-        let mut unit_tests = cargo(&target, &["test", "--lib"]);
-        tally.add(test::run(unit_tests.arg("credentials"), &environment)?);
+        tally.add(test::run(
+            &mut cargo(&target, &["test", "--lib"]),
+            &environment,
+        )?);
         let mut assume_role = command::cargo();
         assume_role.args(["test", "--package", "imds-tests", "--features", "aws"]);
         assume_role.args(["--test", "assume_role"]);
