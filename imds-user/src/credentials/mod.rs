@@ -1,7 +1,7 @@
 //! Credentials that live: obtained from a command or from STS, renewed ahead of time, and handed to whoever serves them.
 //!
 //! What is asked for when, and what is served meanwhile, is decided by [`schedule`], which is pure. Around it each source
-//! has a task here that only waits, asks and tells. The edges are [`process`] and, with the feature `aws`, `sts`.
+//! has a task here that only waits, asks and tells. The edges are `process` and, with the feature `aws`, `sts`.
 //!
 //! The daemon says which instances want which source ([`Keeper::want`]), waits for changes ([`Keeper::changed`]) and
 //! publishes what there is ([`Keeper::fill`]). It never waits for a source itself, and neither does a port: an instance
