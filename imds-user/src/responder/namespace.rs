@@ -53,6 +53,8 @@ const SYSCTLS: &[(&str, &str)] = &[
     // ICMP never reaches us: no DF over IPv4, and probing where segments vanish all the same.
     ("net/ipv4/ip_no_pmtu_disc", "1"),
     ("net/ipv4/tcp_mtu_probing", "1"),
+    // The one that every kernel has built in. Others pace what they send by timers, for paths longer than a cable.
+    ("net/ipv4/tcp_congestion_control", "reno"),
     // A guest that sends SYNs and no more: cookies once the queue is full, and few repeats.
     ("net/ipv4/tcp_syncookies", "1"),
     ("net/ipv4/tcp_synack_retries", "3"),
