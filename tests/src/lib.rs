@@ -21,6 +21,7 @@
 mod binary;
 mod daemon;
 mod dhcp;
+pub mod fixture;
 mod frame;
 mod guest;
 mod guest_system;
@@ -32,6 +33,7 @@ mod process;
 mod skip;
 mod sts;
 mod tap;
+mod vector;
 mod vm;
 
 pub use binary::{imds, imds_path};
@@ -51,6 +53,7 @@ pub use process::{
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};
 pub use tap::Tap;
+pub use vector::{check_vectors, shown_body};
 pub use vm::Machine;
 
 /// Where a guest asks who it is.
