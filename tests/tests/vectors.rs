@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use imds_tests::{
-    Address, Connection, Guest, GuestBuilder, Host, TOKEN, TOKEN_FIELD, check_vectors, eventually,
-    fixture, shown_body,
+    Address, Connection, Guest, GuestBuilder, Host, Place, TOKEN, TOKEN_FIELD, check_vectors,
+    eventually, fixture, shown_body, walk,
 };
 
 /// The guest of which everything is said that the configuration can say.
@@ -77,84 +77,31 @@ fn who_asks_too_often_gets_the_page_of_503() {
 
 // --- the tree ---
 
-/// One path that something is at, without a slash at its end.
-struct Place {
-    path: String,
-    is_directory: bool,
-    body: Vec<u8>,
+/// Every path of a version that a client finds by following the listings, asked for on one connection.
+fn places_of(guest: &Guest, version: &str) -> Vec<Place> {
+    let mut connection = guest.connect();
+    walk(version, |path| fetch(&mut connection, path))
 }
 
-/// Walks the tree of a version as a client does that follows the listings, on one connection.
-struct Walk {
-    connection: Connection,
-    version: String,
-    places: Vec<Place>,
-}
-
-impl Walk {
-    fn of(guest: &Guest, version: &str) -> Vec<Place> {
-        let mut walk = Self {
-            connection: guest.connect(),
-            version: version.to_owned(),
-            places: Vec::new(),
-        };
-        walk.enter(&format!("/{version}"), true);
-        walk.places
+/// What is at a path that was listed: the same with a slash and without.
+fn fetch(connection: &mut Connection, path: &str) -> Option<Vec<u8>> {
+    let answer = connection.get(path, &[]);
+    let slashed = connection.get(&format!("{path}/"), &[]);
+    assert_eq!(
+        (slashed.status(), &slashed.body),
+        (answer.status(), &answer.body),
+        "{path}/"
+    );
+    if answer.status() == 404 {
+        return None;
     }
-
-    fn enter(&mut self, path: &str, is_directory: bool) {
-        let Some(body) = self.fetch(path) else { return };
-        self.places.push(Place {
-            path: path.to_owned(),
-            is_directory,
-            body: body.clone(),
-        });
-        if is_directory {
-            let listing = String::from_utf8(body).expect("listings are text");
-            for line in listing.lines() {
-                let (name, is_directory) = self.entry(path, line);
-                self.enter(&format!("{path}/{name}"), is_directory);
-            }
-        }
-    }
-
-    /// The name that a line of a listing stands for, and whether there is more below it.
-    fn entry<'l>(&self, directory: &str, line: &'l str) -> (&'l str, bool) {
-        let directory = directory.strip_prefix(&format!("/{}", self.version));
-        match directory.expect("the walk stays in its version") {
-            "" => (line, line != "user-data"),
-            "/meta-data/public-keys" => {
-                let (index, _name) = line.split_once('=').expect("an index and a name");
-                (index, true)
-            }
-            "/meta-data/tags/instance" => (line, false),
-            _ => match line.strip_suffix('/') {
-                Some(name) => (name, true),
-                None => (line, false),
-            },
-        }
-    }
-
-    /// What is at a path that was listed: the same with a slash and without. User data alone is listed always, there or not.
-    fn fetch(&mut self, path: &str) -> Option<Vec<u8>> {
-        let answer = self.connection.get(path, &[]);
-        if path == format!("/{}/user-data", self.version) && answer.status() == 404 {
-            return None;
-        }
-        assert_eq!(answer.status(), 200, "{path} is listed: {answer:?}");
-        let slashed = self.connection.get(&format!("{path}/"), &[]);
-        assert_eq!(
-            (slashed.status(), &slashed.body),
-            (200, &answer.body),
-            "{path}/"
-        );
-        let kind = match path.ends_with("/user-data") {
-            true => "application/octet-stream",
-            false => "text/plain",
-        };
-        assert_eq!(answer.header("content-type"), Some(kind), "{path}");
-        Some(answer.body)
-    }
+    let kind = match path.ends_with("/user-data") {
+        true => "application/octet-stream",
+        false => "text/plain",
+    };
+    assert_eq!(answer.status(), 200, "{path}: {answer:?}");
+    assert_eq!(answer.header("content-type"), Some(kind), "{path}");
+    Some(answer.body)
 }
 
 fn shown(places: &[Place]) -> String {
@@ -166,7 +113,7 @@ fn shown(places: &[Place]) -> String {
 }
 
 fn check_tree(name: &str, guest: &Guest) {
-    let places = Walk::of(guest, "latest");
+    let places = places_of(guest, "latest");
     fixture::check(
         name,
         &format!("{}\n{}", fixture::origin(name), shown(&places)),
@@ -194,7 +141,7 @@ fn no_body_ends_its_line_but_a_public_keys() {
     let Some(mut host) = Host::new() else { return };
     let rich = rich(host.seeded());
     let _daemon = host.start();
-    for Place { path, body, .. } in Walk::of(&rich, "latest") {
+    for Place { path, body, .. } in places_of(&rich, "latest") {
         let ends_line = path.ends_with("/openssh-key") || path.ends_with("/user-data");
         assert_eq!(body.ends_with(b"\n"), ends_line, "{path}");
         assert!(!body.contains(&b'\r'), "{path}");
@@ -207,7 +154,7 @@ fn head_is_get_without_a_body() {
     let rich = rich(host.seeded());
     let _daemon = host.start();
     let mut connection = rich.connect();
-    for Place { path, body, .. } in Walk::of(&rich, "latest") {
+    for Place { path, body, .. } in places_of(&rich, "latest") {
         let keep = [("Connection", "keep-alive")];
         let head = connection
             .exchange("HEAD", &path, &keep)
@@ -241,7 +188,7 @@ fn what_a_version_lists_is_there_and_nothing_else_is() {
         .iter()
         .map(|version| {
             let root = format!("/{version}");
-            let places = Walk::of(&rich, version).into_iter();
+            let places = places_of(&rich, version).into_iter();
             places
                 .map(|place| place.path[root.len()..].to_owned())
                 .collect()
