@@ -208,6 +208,7 @@ fn shown_member(line: &str, is_generated: bool) -> String {
     };
     let name = line.trim_start().split('"').nth(1).unwrap_or_default();
     let mask = match name {
+        "noticeTime" if ahead() == 0 => "<now>",
         _ if !is_generated => return line.to_owned(),
         "LastUpdated" if UnixSeconds::from_iso(value()).is_some_and(|at| now() - at.0 <= 3600) => {
             "<this hour>"

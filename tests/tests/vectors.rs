@@ -20,6 +20,18 @@ fn rich(host: &mut Host) -> Guest {
         .up()
 }
 
+/// Lets it hear what a Spot Instance hears before its end.
+fn announce(host: &Host) {
+    let state_dir = host.state_dir();
+    let state_dir = state_dir.to_str().expect("temporary paths are text");
+    let interruption = ["spot-interruption", "--at", "2031-01-01T00:00:00Z"];
+    for event in [&["rebalance"][..], &interruption] {
+        let argv = [&["event", "rich"], event, &["--state-dir", state_dir]].concat();
+        let output = host.imds(&argv);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
 /// A guest of little note, the same in every run.
 fn plain<'host>(host: &'host mut Host, name: &str) -> GuestBuilder<'host> {
     host.guest(name).routed("10.0.0.10")
@@ -125,6 +137,7 @@ fn an_instance_with_everything_shows_everything() {
     let Some(mut host) = Host::new() else { return };
     let rich = rich(host.seeded());
     let _daemon = host.start();
+    announce(&host);
     check_tree("tree/rich.txt", &rich);
 }
 
@@ -181,6 +194,7 @@ fn what_a_version_lists_is_there_and_nothing_else_is() {
     let Some(mut host) = Host::new() else { return };
     let rich = rich(host.seeded());
     let _daemon = host.start();
+    announce(&host);
     let versions = rich.get("/");
     let versions: Vec<&str> = versions.text().lines().collect();
     assert_eq!(versions.len(), 30);
