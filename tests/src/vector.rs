@@ -85,17 +85,14 @@ fn expand(text: &str, words: &BTreeMap<&str, String>) -> Vec<u8> {
             continue;
         }
         let (word, after) = rest[1..].split_once('}').expect("a closing brace");
-        match word.split_once('*') {
-            Some((unit, times)) => {
-                bytes.extend(unit.repeat(times.parse().expect("a number")).bytes())
-            }
-            None => bytes.extend(
-                words
-                    .get(word)
-                    .unwrap_or_else(|| panic!("no {word}"))
-                    .bytes(),
-            ),
-        }
+        let meant = match word.split_once('*') {
+            Some((unit, times)) => unit.repeat(times.parse().expect("a number")),
+            None => words
+                .get(word)
+                .unwrap_or_else(|| panic!("no {word}"))
+                .clone(),
+        };
+        bytes.extend(meant.bytes());
         rest = after;
     }
     bytes.extend(rest.bytes());

@@ -317,7 +317,7 @@ fn what_follows_from_the_zone_does() {
 /// Vector 20: the largest user data there is, of every byte.
 #[test]
 fn user_data_is_sent_verbatim() {
-    let bytes: Vec<u8> = (0..16_384_u32).map(|n| (n * n >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..16_384_u32).map(|n| ((n * n) >> 7) as u8).collect();
     assert_eq!(bytes.iter().collect::<BTreeSet<_>>().len(), 256);
     let Some(mut host) = Host::new() else { return };
     let web = plain(&mut host, "web").user_data(&bytes).up();
