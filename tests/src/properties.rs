@@ -15,8 +15,13 @@ use imds_user::config::{Files, Installation, load};
 use imds_user::http::head::{self, HEAD_BYTES_MAX, Method, Reading, RequestHead, Room};
 use imds_user::http::respond::{Services, respond};
 use imds_user::http::response::Response;
+use imds_user::identity::Signatures;
 use imds_user::instance::{Host, Instance, TokenUse, UnixMillis, UnixSeconds};
+use imds_user::metadata::identity_document;
 use imds_user::token::{TokenKey, TokenKeys};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::walk::walk;
 
@@ -46,6 +51,7 @@ struct Subject {
     /// They are not.
     strict: Instance,
     token: String,
+    signatures: Signatures,
     /// Every path and what is at it, as a walk through all versions found it.
     places: BTreeMap<String, Vec<u8>>,
     /// Values of this instance that nobody else may see.
@@ -103,13 +109,24 @@ impl World {
         }
     }
 
+    /// Every path that something is at, for one instance or the other.
+    #[must_use]
+    pub fn paths(&self) -> Vec<&str> {
+        let paths = self
+            .subjects
+            .iter()
+            .flat_map(|subject| subject.places.keys());
+        paths.map(String::as_str).collect()
+    }
+
     /// A connection on which these bytes come: never a panic, every answer one of ours, nothing of the other instance.
     pub fn check_connection(&self, bytes: &[u8]) {
         for (index, subject) in self.subjects.iter().enumerate() {
             for instance in [&subject.open, &subject.strict] {
                 let mut rest = bytes;
                 for _ in 0..REQUESTS_MAX {
-                    let Some(n_bytes) = self.check_request(instance, 1 - index, rest) else {
+                    let Some(n_bytes) = self.check_request(subject, instance, 1 - index, rest)
+                    else {
                         break;
                     };
                     rest = &rest[n_bytes..];
@@ -119,7 +136,13 @@ impl World {
     }
 
     /// A request of one instance; the length of its head, if another can follow it.
-    fn check_request(&self, instance: &Instance, other: usize, bytes: &[u8]) -> Option<usize> {
+    fn check_request(
+        &self,
+        subject: &Subject,
+        instance: &Instance,
+        other: usize,
+        bytes: &[u8],
+    ) -> Option<usize> {
         let mut room = Room::new();
         let (head, n_bytes) = match head::read(bytes, 0, &mut room) {
             Reading::Partial => {
@@ -134,7 +157,7 @@ impl World {
         };
         assert!(n_bytes > 0 && n_bytes <= bytes.len().min(HEAD_BYTES_MAX));
         check_drips(bytes, n_bytes);
-        let answer = self.respond(&head, instance);
+        let answer = self.respond(&head, subject, instance);
         check_answer(&answer, Some(&head));
         self.check_keeps_to_itself(other, &answer, bytes);
         (!answer.close).then_some(n_bytes)
@@ -144,7 +167,8 @@ impl World {
     pub fn check_path(&self, path: &str) {
         for (index, subject) in self.subjects.iter().enumerate() {
             let other = &self.subjects[1 - index];
-            let ask = |instance: &Instance, token: Option<&str>| self.get(instance, path, token);
+            let ask =
+                |instance: &Instance, token: Option<&str>| self.get(subject, instance, path, token);
             let Some(answer) = ask(&subject.open, None) else {
                 return;
             };
@@ -176,7 +200,13 @@ impl World {
     }
 
     /// The answer to GET, if the path is such as stands in a head.
-    fn get(&self, instance: &Instance, path: &str, token: Option<&str>) -> Option<Response> {
+    fn get(
+        &self,
+        subject: &Subject,
+        instance: &Instance,
+        path: &str,
+        token: Option<&str>,
+    ) -> Option<Response> {
         let field = token.map(|token| format!("X-aws-ec2-metadata-token: {token}\r\n"));
         let request = format!("GET {path} HTTP/1.1\r\n{}\r\n", field.unwrap_or_default());
         let is_target = |byte: u8| byte > b' ' && byte != 0x7f;
@@ -185,7 +215,7 @@ impl World {
         }
         let mut room = Room::new();
         match head::read(request.as_bytes(), 0, &mut room) {
-            Reading::Whole(head, _) => Some(self.respond(&head, instance)),
+            Reading::Whole(head, _) => Some(self.respond(&head, subject, instance)),
             Reading::Partial | Reading::Malformed => {
                 assert!(request.len() > HEAD_BYTES_MAX, "{request:?} is a request");
                 None
@@ -193,8 +223,8 @@ impl World {
         }
     }
 
-    fn respond(&self, head: &RequestHead<'_>, instance: &Instance) -> Response {
-        respond_with(&self.host, &self.keys, head, instance)
+    fn respond(&self, head: &RequestHead<'_>, subject: &Subject, instance: &Instance) -> Response {
+        respond_with(&self.host, &self.keys, &subject.signatures, head, instance)
     }
 
     fn check_keeps_to_itself(&self, other: usize, answer: &Response, asked: &[u8]) {
@@ -217,6 +247,7 @@ impl World {
 impl Subject {
     fn new(host: &Host, keys: &TokenKeys, instance: Instance) -> Self {
         let mut subject = Self {
+            signatures: signatures_of(host, &instance),
             strict: instance.clone(),
             open: instance,
             token: String::new(),
@@ -228,7 +259,9 @@ impl Subject {
         let ask = |request: String| {
             let mut room = Room::new();
             match head::read(request.as_bytes(), 0, &mut room) {
-                Reading::Whole(head, _) => respond_with(host, keys, &head, &subject.open),
+                Reading::Whole(head, _) => {
+                    respond_with(host, keys, &subject.signatures, &head, &subject.open)
+                }
                 other => panic!("{request:?} is {other:?}"),
             }
         };
@@ -308,6 +341,7 @@ enum Expected<'a> {
 fn respond_with(
     host: &Host,
     keys: &TokenKeys,
+    signatures: &Signatures,
     head: &RequestHead<'_>,
     instance: &Instance,
 ) -> Response {
@@ -316,8 +350,18 @@ fn respond_with(
         token_keys: keys,
         nonce: &|| [9; 12],
         published: PUBLISHED,
+        signatures: Some(signatures),
     };
     respond(head, instance, &services, NOW)
+}
+
+/// Signatures by nobody, each its instance's own: the rules hand them out as they are.
+fn signatures_of(host: &Host, instance: &Instance) -> Signatures {
+    let document: [u8; 32] = Sha256::digest(identity_document(host, instance)).into();
+    let bodies = ["rsa2048", "pkcs7", "signature", "dsa2048"]
+        .map(|kind| format!("{kind} of {}", instance.id).into_bytes());
+    serde_json::from_value(json!({ "document": document, "bodies": bodies }))
+        .expect("a digest and four bodies")
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
