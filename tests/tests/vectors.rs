@@ -337,6 +337,29 @@ fn user_data_is_sent_verbatim() {
     }
 }
 
+#[test]
+fn a_client_that_is_done_with_sending_gets_its_answers() {
+    let Some(mut host) = Host::new() else { return };
+    let web = plain(&mut host, "web").up();
+    let _daemon = host.start();
+    let mut connection = web.connect();
+    let keep = "GET /latest/meta-data/instance-id HTTP/1.1\r\nConnection: keep-alive\r\n\r\n";
+    let requests = keep.repeat(3);
+    connection
+        .send(requests.as_bytes())
+        .expect("the requests go out");
+    connection
+        .finish_sending()
+        .expect("the connection takes an end");
+    for _ in 0..3 {
+        assert_eq!(connection.receive().expect("an answer").text(), web.id());
+    }
+    assert_eq!(
+        connection.receive_raw(Duration::from_secs(5)),
+        (Vec::new(), true)
+    );
+}
+
 /// Both addresses are one service (A1): the same answers, tokens good for both.
 #[test]
 fn the_ipv6_address_answers_alike() {
