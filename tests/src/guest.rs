@@ -146,6 +146,13 @@ impl<'host> GuestBuilder<'host> {
         self
     }
 
+    /// Keys and tables of the instance, in this order, as TOML.
+    #[must_use]
+    pub fn toml(mut self, toml: &str) -> Self {
+        self.text.toml(toml);
+        self
+    }
+
     /// Requests without a token are refused.
     #[must_use]
     pub fn tokens_required(self) -> Self {

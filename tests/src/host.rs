@@ -16,12 +16,13 @@ use crate::namespace::Namespace;
 use crate::process::run;
 use crate::skip::{has_command, needs_root};
 
-/// Region, zone and account of every test host. No limits but where a test is about them: load is to show other things.
+/// Region, zone and account of every test host.
 const HOST_TABLE: &str = r#"region = "eu-central-1"
 availability-zone = "eu-central-1b"
 account-id = "123456789012"
-limits = { packets-per-second = 0, requests-per-second = 0 }
 "#;
+/// No limits but where a test is about them: load is to show other things.
+const NO_LIMITS: &str = "limits = { packets-per-second = 0, requests-per-second = 0 }\n";
 
 /// The hardware address of every bridge: its own, because a bridge without one borrows its first port's and so hides
 /// that a routed packet of a bridged guest is addressed to somebody else than the port.
@@ -55,7 +56,7 @@ impl Host {
             .prefix("imds-test-")
             .tempdir()
             .expect("a temporary directory");
-        let host_table = HOST_TABLE.to_owned();
+        let host_table = format!("{HOST_TABLE}{NO_LIMITS}");
         Some(Self {
             namespace,
             dir,
@@ -81,6 +82,25 @@ impl Host {
     /// Gives the daemon an environment variable.
     pub fn daemon_env(&mut self, name: &str, value: &str) -> &mut Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the limits that a host has of which nothing is said.
+    pub fn usual_limits(&mut self) -> &mut Self {
+        self.host_table = self.host_table.replace(NO_LIMITS, "");
+        self
+    }
+
+    /// Has the seed of everything made up fixed, so that it is the same in every run.
+    ///
+    /// # Panics
+    /// When the state directory cannot be made.
+    pub fn seeded(&mut self) -> &mut Self {
+        const INSTALLATION: &str =
+            r#"{"seed":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16],"created":1700000000}"#;
+        fs::create_dir_all(self.state_dir()).expect("the temporary directory takes a folder");
+        fs::write(self.state_dir().join("installation.json"), INSTALLATION)
+            .expect("the state directory takes a file");
         self
     }
 

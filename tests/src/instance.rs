@@ -10,6 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 pub struct InstanceText {
     name: String,
     keys: Vec<(String, String)>,
+    /// Further keys, as they are.
+    plain: String,
     options: Vec<(String, String)>,
     tables: String,
 }
@@ -21,6 +23,7 @@ impl InstanceText {
         let mut text = Self {
             name: name.to_owned(),
             keys: Vec::new(),
+            plain: String::new(),
             options: Vec::new(),
             tables: String::new(),
         };
@@ -66,6 +69,14 @@ impl InstanceText {
         self.tables(toml)
     }
 
+    /// Adds keys and tables, in this order, as they are.
+    pub fn toml(&mut self, toml: &str) -> &mut Self {
+        let (keys, tables) = toml.split_at(toml.find("\n[").unwrap_or(toml.len()));
+        self.plain.push_str(keys);
+        self.plain.push('\n');
+        self.tables(tables)
+    }
+
     /// The TOML of it all.
     #[must_use]
     pub fn to_toml(&self) -> String {
@@ -74,8 +85,9 @@ impl InstanceText {
             false => format!("[instance.metadata-options]\n{}", lines(&self.options)),
         };
         format!(
-            "[[instance]]\n{}{options}{}",
+            "[[instance]]\n{}{}{options}{}",
             lines(&self.keys),
+            self.plain,
             self.tables
         )
     }

@@ -21,6 +21,7 @@
 mod binary;
 mod daemon;
 mod dhcp;
+pub mod fixture;
 mod frame;
 mod guest;
 mod guest_system;
@@ -29,10 +30,13 @@ mod http;
 mod instance;
 mod namespace;
 mod process;
+pub mod properties;
 mod skip;
 mod sts;
 mod tap;
+mod vector;
 mod vm;
+mod walk;
 
 pub use binary::{imds, imds_path};
 pub use daemon::Daemon;
@@ -51,7 +55,9 @@ pub use process::{
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};
 pub use tap::Tap;
+pub use vector::{check_vectors, shown_body};
 pub use vm::Machine;
+pub use walk::{Place, walk};
 
 /// Where a guest asks who it is.
 pub const INSTANCE_ID: &str = "/latest/meta-data/instance-id";

@@ -24,7 +24,7 @@ expiration = "2099-12-31T23:59:59Z"
 "#;
 
 const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEbXbYVcCu5dXYbrX6AxRk1QtWc4DWqKyGdvV+5vBmnd me";
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEbXbYVcCu5dXYbrX6AxRk1QtWc4DWqKyGdvV+5vBmnd my-key";
 
 /// An instance with a value in whatever the clients that print all look at.
 fn described(host: &mut Host) -> Guest {

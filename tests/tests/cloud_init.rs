@@ -7,7 +7,7 @@ use serde_json::Value;
 
 const MAC: &str = "06:17:04:d7:26:09";
 const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEbXbYVcCu5dXYbrX6AxRk1QtWc4DWqKyGdvV+5vBmnd me";
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEbXbYVcCu5dXYbrX6AxRk1QtWc4DWqKyGdvV+5vBmnd my-key";
 const ID: &str = "i-0123456789abcdef0";
 
 const TABLES: &str = r#"

@@ -1,6 +1,9 @@
 //! What one guest may take: packets and requests a second, and connections. Others notice nothing.
 
-use imds_tests::{Guest, Host, INSTANCE_ID};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use imds_tests::{Guest, Host, INSTANCE_ID, TcpFrame, eventually};
 
 const KEEP: (&str, &str) = ("Connection", "keep-alive");
 
@@ -36,6 +39,39 @@ fn packets_beyond_the_limit_are_dropped_and_counted() {
         host.counter("rate-limited"),
         dropped,
         "the neighbour was limited too"
+    );
+}
+
+/// EC2's number, to the packet: 1,024 at once, and as many evenly in every second that follows.
+#[test]
+fn a_port_sends_1024_packets_a_second_unless_something_else_is_said() {
+    const SENT: u64 = 4_000;
+    let Some(mut host) = Host::new() else { return };
+    host.usual_limits();
+    let tap = host.guest("raw").tap();
+    let _daemon = host.start();
+    let counted = || (host.counter("delivered"), host.counter("rate-limited"));
+    let before = counted();
+    let begin = Instant::now();
+    for number in 0..SENT {
+        let from = Ipv4Addr::from(0x0a00_0000 + u32::try_from(number).expect("a few thousand"));
+        tap.send(&TcpFrame::syn(tap.mac(), tap.port_mac(), from.into(), 40_000).bytes());
+    }
+    let (delivered, dropped) = eventually("all are counted", Duration::from_secs(5), || {
+        let (delivered, dropped) = counted();
+        let new = (delivered - before.0, dropped - before.1);
+        (new.0 + new.1 == SENT).then_some(new)
+    });
+    let later = begin.elapsed().as_millis() * 1024 / 1000 + 1;
+    let later = u64::try_from(later).expect("a few seconds");
+    assert!(
+        dropped > 0,
+        "{delivered} of {SENT} packets were let through"
+    );
+    assert!(
+        (1024..=1024 + later).contains(&delivered),
+        "{delivered} packets delivered in {:?}",
+        begin.elapsed()
     );
 }
 

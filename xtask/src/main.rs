@@ -1,9 +1,11 @@
 //! `cargo xtask`: the one door to every task of this repository. One file per task; CI says the same words.
 
 mod aws_test;
+mod bless;
 mod check;
 mod command;
 mod demo;
+mod fuzz;
 mod integration_test;
 mod report;
 mod setup;
@@ -36,6 +38,8 @@ enum Task {
     IntegrationTest(integration_test::IntegrationTest),
     AwsTest(aws_test::AwsTest),
     Demo(demo::Demo),
+    Fuzz(fuzz::Fuzz),
+    Bless(bless::Bless),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,8 @@ fn main() -> ExitCode {
         Task::IntegrationTest(task) => task.run(),
         Task::AwsTest(task) => task.run(),
         Task::Demo(task) => task.run(),
+        Task::Fuzz(task) => task.run(),
+        Task::Bless(task) => task.run(),
     };
     match outcome {
         Ok(code) => code,

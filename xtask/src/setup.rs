@@ -29,7 +29,7 @@ use crate::report;
 /// a second run changes nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Setup {
-    /// Also what the tests need: QEMU, a guest's kernel and system, AWS's clients, cargo-deny and the like
+    /// Also what the tests need: QEMU, a guest's kernel and system, AWS's clients, cargo-deny, cargo-fuzz and the like
     #[arg(long)]
     tests: bool,
 }
@@ -125,6 +125,7 @@ fn ensure_on(machine: &mut Machine, extent: Extent) -> anyhow::Result<Found> {
     let mut found = Found::default();
     if extent >= Extent::Tests {
         packages::ensure(machine, packages::TESTS)?;
+        cargo_tools::ensure_fuzz(machine);
         let python = python::ensure(machine)?;
         let javascript = node::ensure(machine, &python)?;
         found.tell_tests("IMDS_TEST_PYTHON", python);

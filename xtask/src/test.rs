@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(crate) use run::{Environment, run};
 
 use crate::{
-    aws_test, check, command, integration_test,
+    aws_test, check, command, fuzz, integration_test,
     report::{self, Progress},
     setup::{self, Extent},
     tally::Tally,
@@ -23,7 +23,7 @@ pub(crate) struct Test {}
 
 impl Test {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut progress = Progress::new(6);
+        let mut progress = Progress::new(7);
         progress.next("setup");
         let found = setup::ensure(Extent::Tests)?;
         integration_test::need_root()?;
@@ -49,6 +49,9 @@ impl Test {
 
         progress.next("AssumeRole (feature aws; the first build takes minutes)");
         tally.add(aws_test::tally(environment)?);
+
+        progress.next("fuzz targets");
+        tally.add(fuzz::tally(fuzz::LOOK_SECONDS)?);
 
         let elapsed = report::minutes(progress.elapsed());
         report::line(format_args!("\n==> done after {elapsed}"));

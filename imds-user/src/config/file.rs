@@ -86,14 +86,22 @@ pub struct InstanceEntry {
     pub secondary_private_ipv4s: Vec<Text>,
     /// Public address of the primary private one.
     pub public_ipv4: Option<Text>,
+    /// Public addresses and the private ones that they belong to.
+    pub ipv4_associations: BTreeMap<Text, Text>,
     /// IPv6 addresses.
     pub ipv6s: Vec<Text>,
+    /// IPv4 prefixes delegated to the primary interface.
+    pub ipv4_prefixes: Vec<Text>,
+    /// IPv6 prefixes delegated to the primary interface.
+    pub ipv6_prefixes: Vec<Text>,
     /// MAC address of the primary interface.
     pub mac: Option<Text>,
     /// `eni-…` of the primary interface.
     pub interface_id: Option<Text>,
     /// Names of the security groups of the primary interface.
     pub security_groups: Option<Vec<Text>>,
+    /// Their ids, in the same order.
+    pub security_group_ids: Option<Spanned<Vec<Text>>>,
     /// Subnet of the primary interface.
     pub subnet: SubnetEntry,
     /// Further interfaces.
@@ -116,6 +124,8 @@ pub struct InstanceEntry {
     pub account_id: Option<Text>,
     /// Zone, if not the host's.
     pub availability_zone: Option<Text>,
+    /// Its id.
+    pub availability_zone_id: Option<Text>,
     /// Private host name.
     pub hostname: Option<Text>,
     /// Architecture, if it does not follow from the type.
@@ -154,6 +164,32 @@ pub struct InstanceEntry {
     pub partition_number: Option<u8>,
     /// `h-…`
     pub dedicated_host_id: Option<Text>,
+    /// What EC2 Instance Connect put in place.
+    pub managed_ssh_keys: ManagedSshKeysEntry,
+}
+
+/// `[instance.managed-ssh-keys]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ManagedSshKeysEntry {
+    /// Keys that were pushed.
+    pub active_keys: Vec<ActiveKeysEntry>,
+    /// PEM certificate chain of the signer.
+    pub signer_cert: Option<Text>,
+    /// OCSP staples: names, and responses in base64.
+    pub signer_ocsp: BTreeMap<Text, Text>,
+}
+
+/// `[[instance.managed-ssh-keys.active-keys]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ActiveKeysEntry {
+    /// The user of the operating system.
+    pub os_user: Text,
+    /// The signed keys.
+    pub blob: Text,
+    /// From then on there are none.
+    pub expiration: Text,
 }
 
 /// `subnet = { … }`
@@ -166,6 +202,8 @@ pub struct SubnetEntry {
     pub ipv4_cidr: Option<Text>,
     /// IPv6 ranges.
     pub ipv6_cidrs: Vec<Text>,
+    /// Whether it has no IPv4 range.
+    pub ipv6_native: Option<Spanned<bool>>,
     /// `vpc-…`
     pub vpc_id: Option<Text>,
     /// IPv4 ranges of the VPC, the primary one first.
@@ -194,6 +232,8 @@ pub struct NetworkInterfaceEntry {
     pub secondary_private_ipv4s: Vec<Text>,
     /// Public address of the primary private one.
     pub public_ipv4: Option<Text>,
+    /// Public addresses and the private ones that they belong to.
+    pub ipv4_associations: BTreeMap<Text, Text>,
     /// IPv6 addresses.
     pub ipv6s: Vec<Text>,
     /// Delegated IPv4 prefixes.
@@ -202,6 +242,8 @@ pub struct NetworkInterfaceEntry {
     pub ipv6_prefixes: Vec<Text>,
     /// Names of its security groups.
     pub security_groups: Option<Vec<Text>>,
+    /// Their ids, in the same order.
+    pub security_group_ids: Option<Spanned<Vec<Text>>>,
     /// Its subnet.
     pub subnet: SubnetEntry,
 }

@@ -16,15 +16,16 @@ use bytes::Bytes;
 use toml::Spanned;
 
 use super::file::{
-    FileConfig, HostEntry, InstanceEntry, LimitsEntry, MetadataOptionsEntry, NetworkInterfaceEntry,
-    PublicKeyEntry, RoleEntry, SubnetEntry, Text,
+    ActiveKeysEntry, FileConfig, HostEntry, InstanceEntry, LimitsEntry, ManagedSshKeysEntry,
+    MetadataOptionsEntry, NetworkInterfaceEntry, PublicKeyEntry, RoleEntry, SubnetEntry, Text,
 };
 use super::made_up::{MadeUp, MadeUpInterface};
 use super::nearest::nearest;
 use super::{Files, Guest, Installation, PortName, Problem, Settings};
 use crate::instance::credentials::{InstanceProfile, Role};
 use crate::instance::details::{
-    Architecture, BlockDevice, Details, InstanceAction, LifeCycle, System, TargetLifecycleState,
+    ActiveKeys, Architecture, BlockDevice, DEFAULT_ROOT_DEVICE, Details, InstanceAction, LifeCycle,
+    ManagedSshKeys, System, TargetLifecycleState,
 };
 use crate::instance::network::{Ipv4Cidr, NetworkInterface, PrivateIpv4, SecurityGroup, Subnet};
 use crate::instance::options::{HOP_LIMIT_MAX, MetadataOptions, Switch, TokenUse};
@@ -155,7 +156,7 @@ impl Resolver<'_> {
     }
 
     fn instance(&mut self, entry: &InstanceEntry, port: &PortName) -> Result<Instance, Problem> {
-        let details = details(entry)?;
+        let details = details(entry, self.zone)?;
         let zone = details.zone.clone().unwrap_or_else(|| self.zone.clone());
         let options = metadata_options(&entry.metadata_options)?;
         let primary = self.primary_interface(entry, port, &zone)?;
@@ -163,6 +164,7 @@ impl Resolver<'_> {
         let secondary: Box<[_]> = secondary
             .map(|(index, other)| self.secondary_interface(other.get_ref(), port, index + 1, &zone))
             .collect::<Result<_, _>>()?;
+        refuse_same_mac(entry, &primary, &secondary)?;
         Ok(Instance {
             id: parsed_or(&entry.id, || self.made_up.instance_id(port))?,
             image_id: parsed_or(&entry.image_id, || self.made_up.image_id())?,
@@ -207,8 +209,12 @@ impl Resolver<'_> {
             private_ipv4: &entry.private_ipv4,
             secondary_private_ipv4s: &entry.secondary_private_ipv4s,
             public_ipv4: &entry.public_ipv4,
+            ipv4_associations: &entry.ipv4_associations,
             ipv6s: &entry.ipv6s,
+            ipv4_prefixes: &entry.ipv4_prefixes,
+            ipv6_prefixes: &entry.ipv6_prefixes,
             security_groups: &entry.security_groups,
+            security_group_ids: &entry.security_group_ids,
             subnet: &entry.subnet,
         };
         self.interface(&facts, &self.made_up.interface(port, 0), zone)
@@ -227,8 +233,12 @@ impl Resolver<'_> {
             private_ipv4: &entry.private_ipv4,
             secondary_private_ipv4s: &entry.secondary_private_ipv4s,
             public_ipv4: &entry.public_ipv4,
+            ipv4_associations: &entry.ipv4_associations,
             ipv6s: &entry.ipv6s,
+            ipv4_prefixes: &entry.ipv4_prefixes,
+            ipv6_prefixes: &entry.ipv6_prefixes,
             security_groups: &entry.security_groups,
+            security_group_ids: &entry.security_group_ids,
             subnet: &entry.subnet,
         };
         let interface = self.interface(&facts, &self.made_up.interface(port, number), zone)?;
@@ -237,8 +247,6 @@ impl Resolver<'_> {
             device_number: entry.device_number.unwrap_or(next_number),
             network_card: entry.network_card.unwrap_or(0),
             owner_id: entry.owner_id.as_ref().map(parsed).transpose()?,
-            ipv4_prefixes: all_parsed(&entry.ipv4_prefixes)?,
-            ipv6_prefixes: all_parsed(&entry.ipv6_prefixes)?,
             ..interface
         })
     }
@@ -252,17 +260,6 @@ impl Resolver<'_> {
         let given = facts.private_ipv4.as_ref().map(ipv4).transpose()?;
         let subnet = self.subnet(facts.subnet, given, zone)?;
         let address = given.or_else(|| subnet.ipv4_cidr.map(|range| made_up.address_in(range)));
-        let public = facts.public_ipv4.as_ref().map(ipv4).transpose()?;
-        let others = facts.secondary_private_ipv4s.iter().map(|other| {
-            Ok(PrivateIpv4 {
-                address: ipv4(other)?,
-                public: None,
-            })
-        });
-        let private_ipv4s = address
-            .map(|address| Ok(PrivateIpv4 { address, public }))
-            .into_iter()
-            .chain(others);
         Ok(NetworkInterface {
             id: parsed_or(facts.id, || made_up.id())?,
             mac: facts
@@ -274,11 +271,11 @@ impl Resolver<'_> {
             device_number: 0,
             network_card: 0,
             owner_id: None,
-            private_ipv4s: private_ipv4s.collect::<Result<_, _>>()?,
+            private_ipv4s: private_ipv4s(facts, address)?,
             ipv6s: facts.ipv6s.iter().map(ipv6).collect::<Result<_, _>>()?,
-            ipv4_prefixes: Box::default(),
-            ipv6_prefixes: Box::default(),
-            security_groups: self.security_groups(facts.security_groups.as_deref(), &subnet)?,
+            ipv4_prefixes: all_parsed(facts.ipv4_prefixes)?,
+            ipv6_prefixes: all_parsed(facts.ipv6_prefixes)?,
+            security_groups: self.security_groups(facts, &subnet)?,
             subnet,
         })
     }
@@ -320,6 +317,20 @@ impl Resolver<'_> {
             subnet.vpc_ipv4_cidrs = all_parsed(&entry.vpc_ipv4_cidrs)?;
             subnet.vpc_id = self.made_up.vpc_id(&subnet.vpc_ipv4_cidrs[0].to_string());
         }
+        if let Some(native) = entry
+            .ipv6_native
+            .as_ref()
+            .filter(|native| *native.get_ref())
+        {
+            if address.is_some() || entry.ipv4_cidr.is_some() {
+                return Err(problem(
+                    native,
+                    "an IPv6-native subnet has no IPv4 addresses: leave private-ipv4 and ipv4-cidr away",
+                ));
+            }
+            subnet.id = self.made_up.subnet_id(&format!("{zone:?} IPv6"));
+            subnet.ipv4_cidr = None;
+        }
         subnet.ipv6_cidrs = all_parsed(&entry.ipv6_cidrs)?;
         subnet.vpc_ipv6_cidrs = all_parsed(&entry.vpc_ipv6_cidrs)?;
         subnet.id = parsed_or(&entry.id, || subnet.id)?;
@@ -331,22 +342,35 @@ impl Resolver<'_> {
         ))
     }
 
+    /// What was typed, with ids made up where they were not.
     fn security_groups(
         &mut self,
-        names: Option<&[Text]>,
+        facts: &InterfaceFacts<'_>,
         subnet: &Subnet,
     ) -> Result<Arc<[SecurityGroup]>, Problem> {
-        let group = |name: &str| SecurityGroup {
-            id: self.made_up.security_group_id(subnet.vpc_id, name),
-            name: name.into(),
+        let names = match facts.security_groups {
+            None => vec!["default"],
+            Some(names) => names.iter().map(line).collect::<Result<_, _>>()?,
         };
-        let groups = match names {
-            None => vec![group("default")],
-            Some(names) => names
-                .iter()
-                .map(|name| Ok(group(line(name)?)))
-                .collect::<Result<_, _>>()?,
+        let ids = facts.security_group_ids.as_ref();
+        if let Some(ids) = ids.filter(|ids| ids.get_ref().len() != names.len()) {
+            let (n_ids, n_names) = (ids.get_ref().len(), names.len());
+            let message = format!("{n_ids} ids for {n_names} security groups: give as many");
+            return Err(problem(ids, message));
+        }
+        let group = |(index, name): (usize, &str)| {
+            let id = match ids.and_then(|ids| ids.get_ref().get(index)) {
+                Some(id) => parsed(id)?,
+                None => self.made_up.security_group_id(subnet.vpc_id, name),
+            };
+            let name = name.into();
+            Ok(SecurityGroup { id, name })
         };
+        let groups: Vec<_> = names
+            .into_iter()
+            .enumerate()
+            .map(group)
+            .collect::<Result<_, _>>()?;
         Ok(Arc::clone(
             self.security_groups
                 .entry(groups)
@@ -385,8 +409,9 @@ impl Resolver<'_> {
                 ));
             }
         };
+        // EC2 knows no empty user data: there is none then.
         UserData::try_from(Bytes::from(bytes))
-            .map(Some)
+            .map(|user_data| Some(user_data).filter(|user_data| !user_data.bytes().is_empty()))
             .map_err(|error| problem(place, error))
     }
 
@@ -414,9 +439,110 @@ struct InterfaceFacts<'a> {
     private_ipv4: &'a Option<Text>,
     secondary_private_ipv4s: &'a [Text],
     public_ipv4: &'a Option<Text>,
+    ipv4_associations: &'a BTreeMap<Text, Text>,
     ipv6s: &'a [Text],
+    ipv4_prefixes: &'a [Text],
+    ipv6_prefixes: &'a [Text],
     security_groups: &'a Option<Vec<Text>>,
+    security_group_ids: &'a Option<Spanned<Vec<Text>>>,
     subnet: &'a SubnetEntry,
+}
+
+/// The private addresses of an interface, the primary one first, each with its public one.
+fn private_ipv4s(
+    facts: &InterfaceFacts<'_>,
+    primary: Option<Ipv4Addr>,
+) -> Result<Box<[PrivateIpv4]>, Problem> {
+    let mut privates: Vec<PrivateIpv4> = Vec::new();
+    let mut add = |address, place: Option<&Text>| match place {
+        Some(text) if privates.iter().any(|known| known.address == address) => Err(problem(
+            text,
+            format!("the interface has `{address}` already"),
+        )),
+        _ => {
+            privates.push(PrivateIpv4 {
+                address,
+                public: None,
+            });
+            Ok(())
+        }
+    };
+    if let Some(address) = primary {
+        add(address, None)?;
+    }
+    for other in facts.secondary_private_ipv4s {
+        if primary.is_none() {
+            return Err(problem(other, NO_IPV4));
+        }
+        add(ipv4(other)?, Some(other))?;
+    }
+    if let Some(text) = facts.public_ipv4 {
+        let primary = privates.first_mut().ok_or_else(|| problem(text, NO_IPV4))?;
+        primary.public = Some(ipv4(text)?);
+    }
+    for (public, private) in facts.ipv4_associations {
+        associate(&mut privates, public, private)?;
+    }
+    Ok(privates.into())
+}
+
+const NO_IPV4: &str = "the interface has no private IPv4 address: its subnet is IPv6-native";
+
+/// Gives one of the private addresses a public one.
+fn associate(privates: &mut [PrivateIpv4], public: &Text, private: &Text) -> Result<(), Problem> {
+    let (public_address, address) = (ipv4(public)?, ipv4(private)?);
+    if privates
+        .iter()
+        .any(|known| known.public == Some(public_address))
+    {
+        return Err(problem(
+            public,
+            format!("`{public_address}` belongs to another private address already"),
+        ));
+    }
+    let known = privates.iter_mut().find(|known| known.address == address);
+    match known {
+        None => Err(problem(
+            private,
+            format!(
+                "`{address}` is not an address of this interface: name it in private-ipv4 or secondary-private-ipv4s"
+            ),
+        )),
+        Some(PrivateIpv4 {
+            public: Some(other),
+            ..
+        }) => Err(problem(
+            private,
+            format!("`{address}` has the public address `{other}` already"),
+        )),
+        Some(known) => {
+            known.public = Some(public_address);
+            Ok(())
+        }
+    }
+}
+
+/// Interfaces are told apart by their MAC address, which names their directory.
+fn refuse_same_mac(
+    entry: &InstanceEntry,
+    primary: &NetworkInterface,
+    secondary: &[NetworkInterface],
+) -> Result<(), Problem> {
+    let mut known = vec![primary.mac];
+    for (interface, entry) in secondary.iter().zip(&entry.network_interface) {
+        if known.contains(&interface.mac) {
+            let message = format!(
+                "another interface of this instance has the MAC address `{}`",
+                interface.mac
+            );
+            return Err(match &entry.get_ref().mac {
+                Some(mac) => problem(mac, message),
+                None => problem(entry, message),
+            });
+        }
+        known.push(interface.mac);
+    }
+    Ok(())
 }
 
 fn metadata_options(entry: &MetadataOptionsEntry) -> Result<MetadataOptions, Problem> {
@@ -512,7 +638,7 @@ fn hop_limit(limit: &Spanned<i64>) -> Result<NonZeroU8, Problem> {
     })
 }
 
-fn details(entry: &InstanceEntry) -> Result<Details, Problem> {
+fn details(entry: &InstanceEntry, host_zone: &Zone) -> Result<Details, Problem> {
     let words = |text: &Option<Text>| {
         text.as_ref()
             .map(|text| line(text).map(Box::from))
@@ -526,7 +652,7 @@ fn details(entry: &InstanceEntry) -> Result<Details, Problem> {
     };
     Ok(Details {
         account_id: entry.account_id.as_ref().map(parsed).transpose()?,
-        zone: entry.availability_zone.as_ref().map(zone).transpose()?,
+        zone: own_zone(entry, host_zone)?,
         hostname: words(&entry.hostname)?,
         architecture: one_of(&entry.architecture, Architecture::ALL, Architecture::as_str)?,
         system: one_of(&entry.system, System::ALL, System::as_str)?,
@@ -565,22 +691,96 @@ fn details(entry: &InstanceEntry) -> Result<Details, Problem> {
         placement_group: words(&entry.placement_group)?,
         partition_number: entry.partition_number,
         dedicated_host_id: entry.dedicated_host_id.as_ref().map(parsed).transpose()?,
+        managed_ssh_keys: managed_ssh_keys(&entry.managed_ssh_keys)?,
         ..Details::NONE
     })
+}
+
+/// The zone of an instance that differs from its host's, be it in the id alone.
+fn own_zone(entry: &InstanceEntry, host_zone: &Zone) -> Result<Option<Zone>, Problem> {
+    let named = entry.availability_zone.as_ref().map(zone).transpose()?;
+    match &entry.availability_zone_id {
+        Some(id) => Ok(Some(
+            named
+                .unwrap_or_else(|| host_zone.clone())
+                .with_id(line(id)?),
+        )),
+        None => Ok(named),
+    }
 }
 
 fn zone(text: &Text) -> Result<Zone, Problem> {
     Zone::from_name(text.get_ref()).map_err(|error| problem(text, error))
 }
 
+/// What was typed, sorted by name. Every instance has a root, and what its image calls it.
 fn block_devices(entry: &BTreeMap<Text, Text>) -> Result<Vec<BlockDevice>, Problem> {
-    let device = |(name, device): (&Text, &Text)| {
-        Ok(BlockDevice {
-            virtual_name: path_segment(name)?.into(),
-            device: line(device)?.into(),
-        })
+    if entry.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut devices = BTreeMap::new();
+    for (name, device) in entry {
+        devices.insert(virtual_name(name)?, line(device)?);
+    }
+    let root = *devices.entry("root").or_insert(DEFAULT_ROOT_DEVICE);
+    devices.entry("ami").or_insert(root);
+    let device = |(name, device): (&str, &str)| BlockDevice {
+        virtual_name: name.into(),
+        device: device.into(),
     };
-    entry.iter().map(device).collect()
+    Ok(devices.into_iter().map(device).collect())
+}
+
+fn virtual_name(text: &Text) -> Result<&str, Problem> {
+    let name = text.get_ref().as_str();
+    let is_number = |digits: &str| {
+        let is_plain = digits == "0" || !digits.starts_with('0');
+        is_plain && !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    let ebs = name.strip_prefix("ebs").filter(|number| *number != "0");
+    let numbered = ebs.or_else(|| name.strip_prefix("ephemeral"));
+    if matches!(name, "ami" | "root" | "swap") || numbered.is_some_and(is_number) {
+        return Ok(name);
+    }
+    Err(problem(
+        text,
+        format!(
+            "`{name}` is no virtual name: write ami, root, swap, ebs1 and so on, or ephemeral0 and so on"
+        ),
+    ))
+}
+
+fn managed_ssh_keys(entry: &ManagedSshKeysEntry) -> Result<Option<ManagedSshKeys>, Problem> {
+    let staple =
+        |(name, staple): (&Text, &Text)| Ok((path_segment(name)?.into(), lines(staple)?.into()));
+    let mut active_keys = entry
+        .active_keys
+        .iter()
+        .map(active_keys)
+        .collect::<Result<Vec<_>, _>>()?;
+    active_keys.sort_by(|one, other| one.os_user.cmp(&other.os_user));
+    let keys = ManagedSshKeys {
+        active_keys,
+        signer_cert: entry
+            .signer_cert
+            .as_ref()
+            .map(|cert| lines(cert).map(Box::from))
+            .transpose()?,
+        signer_ocsp: entry
+            .signer_ocsp
+            .iter()
+            .map(staple)
+            .collect::<Result<_, _>>()?,
+    };
+    Ok((keys != ManagedSshKeys::default()).then_some(keys))
+}
+
+fn active_keys(entry: &ActiveKeysEntry) -> Result<ActiveKeys, Problem> {
+    Ok(ActiveKeys {
+        os_user: path_segment(&entry.os_user)?.into(),
+        blob: lines(&entry.blob)?.into(),
+        expiration: time(&entry.expiration)?,
+    })
 }
 
 /// Tags, sorted by key. Keys must be fit for paths if they are served there.
@@ -633,16 +833,18 @@ fn tag(key: &Text, value: &Text, in_metadata: Switch) -> Result<Tag, Problem> {
 }
 
 fn public_key(entry: &PublicKeyEntry) -> Result<PublicKey, Problem> {
-    let openssh = line(&entry.openssh)?.trim();
-    if openssh.split_ascii_whitespace().count() < 2 {
+    let name = line(&entry.name)?;
+    let mut words = line(&entry.openssh)?.split_ascii_whitespace();
+    let (Some(kind), Some(key)) = (words.next(), words.next()) else {
         return Err(problem(
             &entry.openssh,
             "not a public key of OpenSSH: write a line such as `ssh-ed25519 AAAA… comment`",
         ));
-    }
+    };
     Ok(PublicKey {
-        name: line(&entry.name)?.into(),
-        openssh: openssh.into(),
+        name: name.into(),
+        // EC2 has the name of the key pair for a comment, whatever was imported.
+        openssh: format!("{kind} {key} {name}").into(),
     })
 }
 
@@ -786,6 +988,15 @@ fn line(text: &Text) -> Result<&str, Problem> {
     Ok(line)
 }
 
+/// Text that is served as lines, without the end of the last one: not empty, no control characters but line ends.
+fn lines(text: &Text) -> Result<&str, Problem> {
+    let lines = text.get_ref().trim_end_matches('\n');
+    if lines.is_empty() || lines.contains(|c: char| c.is_control() && c != '\n') {
+        return Err(problem(text, "must be lines that end in LF, and not empty"));
+    }
+    Ok(lines)
+}
+
 fn optional_line(text: &Option<Text>) -> Result<Option<Box<str>>, Problem> {
     text.as_ref()
         .map(|text| line(text).map(Box::from))
@@ -825,4 +1036,248 @@ fn one_of<T: Copy>(
 ) -> Result<Option<T>, Problem> {
     let words: Vec<(&str, T)> = all.iter().map(|value| (as_str(*value), *value)).collect();
     text.as_ref().map(|text| word(text, &words)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::config::file;
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn read(&self, _: &Path, _: usize) -> io::Result<Vec<u8>> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    fn resolved(keys: &str) -> Result<Instance, Problem> {
+        let file = file::parse(&format!("[[instance]]\nport = \"x\"\n{keys}")).unwrap();
+        let installation = Installation {
+            seed: [1; 16],
+            created: UnixSeconds(1_700_000_000),
+        };
+        let settings = resolve(&file, &installation, Path::new(""), &NoFiles)?;
+        Ok(settings.guests.into_iter().next().unwrap().instance)
+    }
+
+    fn instance(keys: &str) -> Instance {
+        resolved(keys).unwrap_or_else(|problem| panic!("{keys}: {}", problem.message))
+    }
+
+    fn check_refused(keys: &str, message: &str) {
+        let problem = resolved(keys).expect_err(keys);
+        assert_eq!(problem.message, message, "{keys}");
+    }
+
+    #[test]
+    fn every_private_address_may_have_a_public_one() {
+        const SECONDARY: &str = "private-ipv4 = \"10.0.0.10\"\nsecondary-private-ipv4s = [\"10.0.0.11\", \"10.0.0.12\"]";
+        let check = |keys: &str, publics: [Option<&str>; 3]| {
+            let instance = instance(&format!("{SECONDARY}\n{keys}"));
+            let privates = instance.primary.private_ipv4s.iter();
+            let found: Vec<_> = privates.map(|private| private.public).collect();
+            let expected = publics.map(|text| text.map(|text| text.parse().unwrap()));
+            assert_eq!(found, expected, "{keys}");
+        };
+        check("", [None; 3]);
+        check(
+            "public-ipv4 = \"203.0.113.1\"",
+            [Some("203.0.113.1"), None, None],
+        );
+        check(
+            "public-ipv4 = \"203.0.113.1\"\nipv4-associations.\"203.0.113.9\" = \"10.0.0.12\"",
+            [Some("203.0.113.1"), None, Some("203.0.113.9")],
+        );
+        check(
+            "ipv4-associations = { \"203.0.113.9\" = \"10.0.0.10\", \"203.0.113.8\" = \"10.0.0.11\" }",
+            [Some("203.0.113.9"), Some("203.0.113.8"), None],
+        );
+        let refused = |keys: &str, message: &str| {
+            check_refused(&format!("{SECONDARY}\n{keys}"), message);
+        };
+        refused(
+            "ipv4-associations.\"203.0.113.9\" = \"10.0.0.13\"",
+            "`10.0.0.13` is not an address of this interface: name it in private-ipv4 or secondary-private-ipv4s",
+        );
+        refused(
+            "public-ipv4 = \"203.0.113.1\"\nipv4-associations.\"203.0.113.9\" = \"10.0.0.10\"",
+            "`10.0.0.10` has the public address `203.0.113.1` already",
+        );
+        refused(
+            "public-ipv4 = \"203.0.113.1\"\nipv4-associations.\"203.0.113.1\" = \"10.0.0.11\"",
+            "`203.0.113.1` belongs to another private address already",
+        );
+        check_refused(
+            "private-ipv4 = \"10.0.0.10\"\nsecondary-private-ipv4s = [\"10.0.0.10\"]",
+            "the interface has `10.0.0.10` already",
+        );
+    }
+
+    #[test]
+    fn an_ipv6_native_subnet_has_no_ipv4_addresses() {
+        let native = instance("ipv6s = [\"2001:db8::10\"]\nsubnet.ipv6-native = true");
+        assert_eq!(native.primary.private_ipv4(), None);
+        assert_eq!(native.primary.subnet.ipv4_cidr, None);
+        assert_ne!(native.primary.subnet.id, instance("").primary.subnet.id);
+        let refused = |keys: &str, message: &str| {
+            check_refused(&format!("{keys}\nsubnet.ipv6-native = true"), message);
+        };
+        let addresses =
+            "an IPv6-native subnet has no IPv4 addresses: leave private-ipv4 and ipv4-cidr away";
+        refused("private-ipv4 = \"10.0.0.10\"", addresses);
+        refused("subnet.ipv4-cidr = \"10.0.0.0/24\"", addresses);
+        refused("public-ipv4 = \"203.0.113.1\"", NO_IPV4);
+        refused("secondary-private-ipv4s = [\"10.0.0.10\"]", NO_IPV4);
+    }
+
+    #[test]
+    fn block_devices_always_have_a_root_and_an_image() {
+        let check = |keys: &str, expected: &[(&str, &str)]| {
+            let instance = instance(keys);
+            let devices = instance.details().block_devices.iter();
+            let found: Vec<_> = devices
+                .map(|device| (&*device.virtual_name, &*device.device))
+                .collect();
+            assert_eq!(found, expected, "{keys}");
+        };
+        check("", &[]);
+        check(
+            "block-device-mapping = { ebs1 = \"sdb\", ephemeral0 = \"sdc\", swap = \"sda3\" }",
+            &[
+                ("ami", "/dev/xvda"),
+                ("ebs1", "sdb"),
+                ("ephemeral0", "sdc"),
+                ("root", "/dev/xvda"),
+                ("swap", "sda3"),
+            ],
+        );
+        check(
+            "block-device-mapping.root = \"/dev/sda1\"",
+            &[("ami", "/dev/sda1"), ("root", "/dev/sda1")],
+        );
+        check(
+            "block-device-mapping.ami = \"xvda\"",
+            &[("ami", "xvda"), ("root", "/dev/xvda")],
+        );
+        for name in ["ebs0", "ebs", "ebs01", "ebs1x", "ephemeral", "disk"] {
+            check_refused(
+                &format!("block-device-mapping.{name} = \"sdb\""),
+                &format!(
+                    "`{name}` is no virtual name: write ami, root, swap, ebs1 and so on, or ephemeral0 and so on"
+                ),
+            );
+        }
+    }
+
+    #[test]
+    fn an_instance_may_differ_from_its_host_in_the_id_of_the_zone_alone() {
+        let zone = |keys: &str| {
+            let zone = instance(keys).details().zone.clone().unwrap();
+            (zone.name().to_owned(), zone.id().to_owned())
+        };
+        let pair = |name: &str, id: &str| (name.to_owned(), id.to_owned());
+        assert_eq!(instance("").details().zone, None);
+        assert_eq!(
+            zone("availability-zone-id = \"use1-az4\""),
+            pair("us-east-1a", "use1-az4")
+        );
+        assert_eq!(
+            zone("availability-zone = \"us-west-2-lax-1a\""),
+            pair("us-west-2-lax-1a", "usw2-lax1-az1")
+        );
+        assert_eq!(
+            zone("availability-zone = \"us-west-2b\"\navailability-zone-id = \"usw2-az4\""),
+            pair("us-west-2b", "usw2-az4")
+        );
+    }
+
+    #[test]
+    fn security_groups_may_have_ids() {
+        let groups = |keys: &str| {
+            let instance = instance(keys);
+            let groups = instance.primary.security_groups.iter();
+            groups
+                .map(|group| (group.name.to_string(), group.id.to_string()))
+                .collect::<Vec<_>>()
+        };
+        const ID: &str = "sg-0123456789abcdef0";
+        assert_eq!(
+            groups(&format!("security-group-ids = [\"{ID}\"]")),
+            [("default".to_owned(), ID.to_owned())]
+        );
+        let two = groups("security-groups = [\"a\", \"b\"]");
+        assert_ne!(two[0].1, two[1].1);
+        check_refused(
+            &format!("security-groups = [\"a\", \"b\"]\nsecurity-group-ids = [\"{ID}\"]"),
+            "1 ids for 2 security groups: give as many",
+        );
+        check_refused(
+            &format!("security-group-ids = [\"{ID}\", \"{ID}\"]"),
+            "2 ids for 1 security groups: give as many",
+        );
+    }
+
+    #[test]
+    fn interfaces_have_different_mac_addresses() {
+        check_refused(
+            "mac = \"06:00:00:00:00:01\"\n[[instance.network-interface]]\nmac = \"06:00:00:00:00:01\"",
+            "another interface of this instance has the MAC address `06:00:00:00:00:01`",
+        );
+        let instance = instance("[[instance.network-interface]]\n[[instance.network-interface]]");
+        let macs: std::collections::HashSet<_> = instance
+            .interfaces()
+            .map(|interface| interface.mac)
+            .collect();
+        assert_eq!(macs.len(), 3);
+    }
+
+    #[test]
+    fn managed_ssh_keys_are_lines_sorted_by_user() {
+        const KEYS: &str = "
+            [instance.managed-ssh-keys]
+            signer-cert = \"\"\"
+-----BEGIN CERTIFICATE-----
+MIIB
+-----END CERTIFICATE-----
+\"\"\"
+            signer-ocsp = { 0123 = \"MIIC\" }
+            [[instance.managed-ssh-keys.active-keys]]
+            os-user = \"ubuntu\"
+            blob = \"b\\nc\\n\"
+            expiration = \"2030-01-31T12:00:00Z\"
+            [[instance.managed-ssh-keys.active-keys]]
+            os-user = \"ec2-user\"
+            blob = \"a\"
+            expiration = \"2030-01-31T12:00:00Z\"
+        ";
+        let instance = instance(KEYS);
+        let keys = instance.details().managed_ssh_keys.as_ref().unwrap();
+        let blobs: Vec<_> = keys
+            .active_keys
+            .iter()
+            .map(|keys| (&*keys.os_user, &*keys.blob))
+            .collect();
+        assert_eq!(blobs, [("ec2-user", "a"), ("ubuntu", "b\nc")]);
+        assert_eq!(
+            keys.signer_cert.as_deref(),
+            Some("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----")
+        );
+        assert_eq!(keys.signer_ocsp, [("0123".into(), "MIIC".into())]);
+        check_refused(
+            "managed-ssh-keys.signer-cert = \"\"",
+            "must be lines that end in LF, and not empty",
+        );
+    }
+
+    #[test]
+    fn a_public_key_is_commented_with_its_name_and_empty_user_data_is_none() {
+        let instance = instance(
+            "user-data = \"\"\n[[instance.public-key]]\nname = \"my key\"\nopenssh = \"ssh-rsa AAAA me@home\"",
+        );
+        assert_eq!(&*instance.public_keys[0].openssh, "ssh-rsa AAAA my key");
+        assert_eq!(instance.user_data, None);
+    }
 }

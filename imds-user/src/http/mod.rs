@@ -2,7 +2,6 @@
 //!
 //! [`respond::respond`] holds every rule of the service and does no I/O; the edge around it reads, calls and writes.
 
-pub mod body;
 pub mod guests;
 pub mod head;
 pub mod respond;

@@ -7,9 +7,8 @@
 use std::num::NonZeroU8;
 
 use bytes::Bytes;
-use hyper::http::{HeaderValue, Method, header};
 
-use super::head::{RequestHead, TOKEN, TOKEN_TTL_SECONDS, X_FORWARDED_FOR};
+use super::head::{EXPECT, Method, RequestHead, TOKEN, TOKEN_TTL_SECONDS, X_FORWARDED_FOR};
 use super::response::{Accounting, ContentType, Header, Response};
 use super::status::{Refusal, Status};
 use crate::identity::{SignatureKind, Signatures};
@@ -48,7 +47,7 @@ pub fn respond(
         now,
     };
     let response = exchange.answer();
-    let response = if *head.method == Method::HEAD {
+    let response = if head.method() == Method::Head {
         response.without_body()
     } else {
         response
@@ -81,30 +80,29 @@ enum Target<'a> {
 
 impl Exchange<'_> {
     fn answer(&self) -> Response {
-        if self.head.has(&header::EXPECT) {
+        if self.head.has(EXPECT) {
             return self.refuse(Refusal::Expectation);
         }
         if !self.instance.options.http_endpoint.is_enabled() {
             return self.refuse(Refusal::EndpointDisabled);
         }
         let target = self.target();
-        match (self.head.method, target) {
-            (&Method::PUT, Target::Token) => self.mint(),
-            (&Method::OPTIONS, Target::Token) => self.allow(Status::Ok, ALLOWED_FOR_TOKEN),
+        match (self.head.method(), target) {
+            (Method::Put, Target::Token) => self.mint(),
+            (Method::Options, Target::Token) => self.allow(Status::Ok, ALLOWED_FOR_TOKEN),
             (_, Target::Token) => self.allow(Refusal::Method.status(), ALLOWED_FOR_TOKEN),
-            (&Method::PUT, Target::TokenLike(_)) => self.refuse(Refusal::TokenPath),
-            (&Method::GET | &Method::HEAD, Target::TokenLike(path) | Target::Metadata(path)) => {
+            (Method::Put, Target::TokenLike(_)) => self.refuse(Refusal::TokenPath),
+            (Method::Get | Method::Head, Target::TokenLike(path) | Target::Metadata(path)) => {
                 self.fetch(Some(&path))
             }
-            (&Method::GET | &Method::HEAD, Target::Nowhere) => self.fetch(None),
-            (&Method::OPTIONS, _) => self.allow(Status::Ok, ALLOWED_FOR_METADATA),
+            (Method::Get | Method::Head, Target::Nowhere) => self.fetch(None),
+            (Method::Options, _) => self.allow(Status::Ok, ALLOWED_FOR_METADATA),
             (_, _) => self.allow(Refusal::Method.status(), ALLOWED_FOR_METADATA),
         }
     }
 
     fn target(&self) -> Target<'_> {
-        // The query is no part of it. hyper took scheme and host off an absolute form.
-        let Some(path) = Path::parse(self.head.target.path()) else {
+        let Some(path) = self.head.path().and_then(Path::parse) else {
             return Target::Nowhere;
         };
         let mut segments = path.segments();
@@ -130,10 +128,10 @@ impl Exchange<'_> {
 
     /// A request for a token. A token that comes with it is not looked at.
     fn mint(&self) -> Response {
-        if self.head.has(&X_FORWARDED_FOR) {
+        if self.head.has(X_FORWARDED_FOR) {
             return self.refuse(Refusal::Forwarded);
         }
-        let Some(ttl) = granted_ttl(self.head.values(&TOKEN_TTL_SECONDS)) else {
+        let Some(ttl) = granted_ttl(self.head.values(TOKEN_TTL_SECONDS)) else {
             return self.refuse(Refusal::Ttl);
         };
         let nonce = (self.services.nonce)();
@@ -210,24 +208,21 @@ impl Exchange<'_> {
     /// Whether the caller may read metadata. The presence of a token's header alone declares a request of IMDSv2, even
     /// where tokens are optional.
     fn authorise(&self) -> Result<Caller, Refusal> {
-        let mut tokens = self.head.values(&TOKEN);
+        let mut tokens = self.head.values(TOKEN);
         let Some(token) = tokens.next() else {
             return match self.instance.options.http_tokens {
                 TokenUse::Optional => Ok(Caller::WithoutToken),
                 TokenUse::Required => Err(Refusal::TokenMissing),
             };
         };
-        if self.head.has(&X_FORWARDED_FOR) {
+        if self.head.has(X_FORWARDED_FOR) {
             return Err(Refusal::Forwarded);
         }
         if tokens.next().is_some() {
             return Err(Refusal::Token(TokenError::Malformed));
         }
         let binding = Binding::of(self.instance);
-        let remaining = self
-            .services
-            .token_keys
-            .verify(&binding, token.as_bytes(), self.now)?;
+        let remaining = self.services.token_keys.verify(&binding, token, self.now)?;
         Ok(Caller::WithToken(remaining))
     }
 
@@ -295,7 +290,7 @@ impl Exchange<'_> {
 
     /// The option is about answers to PUT, and applies to refusals too.
     fn hop_limit(&self) -> Option<NonZeroU8> {
-        (*self.head.method == Method::PUT)
+        (self.head.method() == Method::Put)
             .then_some(self.instance.options.http_put_response_hop_limit)
     }
 }
@@ -309,15 +304,15 @@ enum Caller {
 }
 
 /// The life that was asked for: one decimal number of 1 to 21600, said once or several times the same.
-fn granted_ttl<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<TtlSeconds> {
+fn granted_ttl<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<TtlSeconds> {
     let ttl = ttl_of(values.next()?)?;
     values
         .all(|value| ttl_of(value) == Some(ttl))
         .then_some(ttl)
 }
 
-fn ttl_of(value: &HeaderValue) -> Option<TtlSeconds> {
-    let digits = value.to_str().ok()?.trim_matches([' ', '\t']);
+fn ttl_of(value: &[u8]) -> Option<TtlSeconds> {
+    let digits = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
     // `parse` would take a sign.
     let is_decimal = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
     is_decimal

@@ -1,13 +1,13 @@
 //! An answer: its head in the order and spelling of the wire, its body, and what the edge must do besides.
 
+use std::fmt::{self, Display};
+use std::io::Write;
 use std::num::NonZeroU8;
 
 use bytes::Bytes;
-use hyper::ext::ReasonPhrase;
-use hyper::http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::head;
-use super::status::Status;
+use super::head::TOKEN_TTL_SECONDS;
+use super::status::{Refusal, Status};
 use crate::instance::UnixSeconds;
 
 /// One header field of an answer.
@@ -56,57 +56,21 @@ impl ContentType {
     }
 }
 
-impl Header {
-    /// Its name, spelled as EC2 spells it on the wire.
-    #[must_use]
-    pub fn wire_name(&self) -> &'static str {
-        match self {
-            Self::TokenTtlSeconds(_) => "X-Aws-Ec2-Metadata-Token-Ttl-Seconds",
-            Self::ContentType(_) => "Content-Type",
-            Self::AcceptRangesNone => "Accept-Ranges",
-            Self::LastModified(_) => "Last-Modified",
-            Self::ContentLength(_) => "Content-Length",
-            Self::Date(_) => "Date",
-            Self::Server => "Server",
-            Self::ConnectionClose => "Connection",
-            Self::Allow(_) => "Allow",
-        }
-    }
-
-    /// Its name for hyper, which must be told to spell names in title case.
-    #[must_use]
-    pub fn name(&self) -> HeaderName {
-        match self {
-            Self::TokenTtlSeconds(_) => head::TOKEN_TTL_SECONDS,
-            Self::ContentType(_) => header::CONTENT_TYPE,
-            Self::AcceptRangesNone => header::ACCEPT_RANGES,
-            Self::LastModified(_) => header::LAST_MODIFIED,
-            Self::ContentLength(_) => header::CONTENT_LENGTH,
-            Self::Date(_) => header::DATE,
-            Self::Server => header::SERVER,
-            Self::ConnectionClose => header::CONNECTION,
-            Self::Allow(_) => header::ALLOW,
-        }
-    }
-
-    /// Its value.
-    #[must_use]
-    pub fn value(&self) -> HeaderValue {
+/// Name and value as they stand on the wire, without the end of the line.
+impl Display for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::TokenTtlSeconds(seconds) => HeaderValue::from(seconds),
-            Self::ContentType(kind) => HeaderValue::from_static(kind.as_str()),
-            Self::AcceptRangesNone => HeaderValue::from_static("none"),
-            Self::ContentLength(length) => HeaderValue::from(length),
-            Self::LastModified(at) | Self::Date(at) => fixdate(at),
-            Self::Server => HeaderValue::from_static("EC2ws"),
-            Self::ConnectionClose => HeaderValue::from_static("close"),
-            Self::Allow(methods) => HeaderValue::from_static(methods),
+            Self::TokenTtlSeconds(seconds) => write!(f, "{TOKEN_TTL_SECONDS}: {seconds}"),
+            Self::ContentType(kind) => write!(f, "Content-Type: {}", kind.as_str()),
+            Self::AcceptRangesNone => f.write_str("Accept-Ranges: none"),
+            Self::LastModified(at) => write!(f, "Last-Modified: {}", at.imf_fixdate()),
+            Self::ContentLength(length) => write!(f, "Content-Length: {length}"),
+            Self::Date(at) => write!(f, "Date: {}", at.imf_fixdate()),
+            Self::Server => f.write_str("Server: EC2ws"),
+            Self::ConnectionClose => f.write_str("Connection: close"),
+            Self::Allow(methods) => write!(f, "Allow: {methods}"),
         }
     }
-}
-
-fn fixdate(at: UnixSeconds) -> HeaderValue {
-    HeaderValue::try_from(at.imf_fixdate().to_string()).expect("a date is printable ASCII")
 }
 
 /// An answer.
@@ -151,6 +115,13 @@ impl Response {
     #[must_use]
     pub fn unavailable(now: UnixSeconds, close: bool) -> Self {
         Self::of_page(Status::ServiceUnavailable, None, now, close)
+    }
+
+    /// The answer to what is no request. Nobody captured EC2's; the page is what its other refusals have. The connection
+    /// ends with it, as nobody knows where the next request would begin.
+    #[must_use]
+    pub fn malformed(now: UnixSeconds) -> Self {
+        Self::of_page(Refusal::Malformed.status(), None, now, true)
     }
 
     /// An answer whose body is the page of its status, empty for a status without one.
@@ -205,40 +176,21 @@ impl Response {
     /// The head as it stands on the wire, up to and including the empty line.
     #[must_use]
     pub fn wire_head(&self) -> Vec<u8> {
-        let mut head = format!(
-            "HTTP/1.1 {} {}\r\n",
-            self.status.code(),
-            self.status.reason()
-        )
-        .into_bytes();
-        for header in &self.headers {
-            head.extend_from_slice(header.wire_name().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(header.value().as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(b"\r\n");
+        let mut head = Vec::with_capacity(HEAD_BYTES_ROOM);
+        self.write_head(&mut head)
+            .expect("writing to a vector does not fail");
         head
     }
 
-    /// The answer in hyper's types, with `body` around its bytes. hyper keeps the order of the fields, and is to be told
-    /// to spell them in title case.
-    #[must_use]
-    pub fn into_hyper<B>(self, body: impl FnOnce(Bytes) -> B) -> hyper::Response<B> {
-        let mut response = hyper::Response::new(body(self.body));
-        *response.status_mut() =
-            StatusCode::from_u16(self.status.code()).expect("our codes are of three digits");
-        if self.status == Status::NotAllowed {
-            // The one phrase that is not the standard's.
-            response
-                .extensions_mut()
-                .insert(ReasonPhrase::from_static(b"Not Allowed"));
-        }
-        let fields = response.headers_mut();
-        fields.reserve(self.headers.len());
+    fn write_head(&self, wire: &mut Vec<u8>) -> std::io::Result<()> {
+        let (code, reason) = (self.status.code(), self.status.reason());
+        write!(wire, "HTTP/1.1 {code} {reason}\r\n")?;
         for header in &self.headers {
-            fields.insert(header.name(), header.value());
+            write!(wire, "{header}\r\n")?;
         }
-        response
+        wire.write_all(b"\r\n")
     }
 }
+
+/// More than any head of ours has.
+const HEAD_BYTES_ROOM: usize = 384;

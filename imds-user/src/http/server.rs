@@ -5,34 +5,26 @@ use std::{
     future::pending,
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
-    pin::Pin,
+    num::NonZeroU8,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
-use hyper::{
-    Request, Response as HyperResponse,
-    body::Incoming,
-    rt::{Read, ReadBufCursor, Write},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
+use bytes::Buf;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::timeout,
 };
 
 use super::{
-    body::WholeBody,
     guests::{Admission, Connection, Guest, Guests, Tally},
-    head::RequestHead,
+    head::{self, Reading, RequestHead, Room},
     respond::{Services, respond},
     response::{Accounting, Response},
     signing::WAIT_MAX,
@@ -44,8 +36,14 @@ use crate::{
 
 /// How long a connection may go without an answer: to send its request, to take its answer, or idle.
 const IDLE_MAX: Duration = Duration::from_secs(20);
-/// The largest request head, bytes. SDKs send a few hundred; hyper answers 431 above it.
-pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// How much is read at a time: the whole head of every client there is.
+const READ_BYTES: usize = 2 << 10;
+/// Room that a connection keeps for what it reads next.
+const KEPT_BYTES_MAX: usize = 4 << 10;
+/// What is still read, and for how long, after the last answer of a connection whose client may not be done with
+/// sending: closed with bytes unread, the kernel would send a RST, and the client might lose the answer.
+const LINGER_BYTES_MAX: usize = 64 << 10;
+const LINGER_MAX: Duration = Duration::from_secs(2);
 /// Pause after the kernel could not give us a connection (descriptors, memory), so that the wait is not a busy one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often a request waits for signatures: they may come for a document that has changed meanwhile, even twice.
@@ -146,28 +144,49 @@ fn reset(stream: TcpStream) {
 
 async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admission: Admission) {
     let connection = &admission.connection;
-    let hop_limit = Arc::new(AtomicU8::new(HOP_LIMIT_FREE));
-    let stream = GuestStream {
-        inner: TokioIo::new(stream),
+    let wire = Wire {
+        stream,
+        unread: Vec::new(),
         family: caller.family,
-        asked: Arc::clone(&hop_limit),
-        set: HOP_LIMIT_FREE,
+        hop_limit: None,
     };
-    let service = service_fn(|request| answer(&server, caller, connection, &hop_limit, request));
-    let http = http1::Builder::new()
-        .title_case_headers(true)
-        .auto_date_header(false)
-        // A client that sent its request and shut its side down still wants the answer.
-        .half_close(true)
-        .max_buf_size(HEAD_BYTES_MAX)
-        // One timer of ours covers the head, the answer and idleness.
-        .header_read_timeout(None)
-        .serve_connection(stream, service);
     tokio::select! {
         // What ends a conversation early is the guest's business.
-        _ended = http => {}
+        _ended = talk(&server, wire, caller, connection) => {}
         () = connection.evicted.notified() => {}
         () = idle_for_too_long(&server, connection) => {}
+    }
+}
+
+/// Answers requests in their order, until one is the last.
+async fn talk(
+    server: &Server,
+    mut wire: Wire,
+    caller: Caller,
+    connection: &Connection,
+) -> Result<(), Ended> {
+    let mut n_known = 0;
+    loop {
+        let Some(mut answer) = answer(server, caller, connection, &wire.unread, n_known)? else {
+            n_known = wire.unread.len();
+            wire.read().await?;
+            continue;
+        };
+        if answer.response.lacks_signatures {
+            // In a place of its own, so that all other requests do without the room for it.
+            let signed = Box::pin(have_signed(server, caller, &wire.unread)).await?;
+            answer.response = signed.unwrap_or(answer.response);
+        }
+        if let Some(limit) = answer.response.hop_limit {
+            wire.lower_hop_limit(limit)?;
+        }
+        wire.send(&answer.response).await?;
+        if answer.response.close {
+            wire.close(&answer).await?;
+            return Ok(());
+        }
+        wire.forget(answer.n_bytes);
+        n_known = 0;
     }
 }
 
@@ -183,53 +202,78 @@ async fn idle_for_too_long(server: &Server, connection: &Connection) {
     }
 }
 
-/// A guest that is gone, or may not use this address any more.
+/// Why a connection is closed without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("no such guest")]
-struct Gone;
+enum Ended {
+    /// The guest is gone, or may not use this address any more.
+    #[error("no such guest")]
+    Gone,
+    /// The guest closed or reset it, or the kernel refused.
+    #[error(transparent)]
+    Wire(#[from] io::Error),
+}
 
-async fn answer(
+/// An answer, and what it answers.
+struct Answer {
+    response: Response,
+    /// Length of the request's head.
+    n_bytes: usize,
+    /// Whether the client may be sending more than the head.
+    has_more: bool,
+}
+
+/// What the bytes of a connection get; nothing yet while they are a part of a head, `n_known` of them the part that was
+/// known already.
+fn answer(
     server: &Server,
     caller: Caller,
     connection: &Connection,
-    hop_limit: &AtomicU8,
-    request: Request<Incoming>,
-) -> Result<HyperResponse<WholeBody>, Gone> {
+    unread: &[u8],
+    n_known: usize,
+) -> Result<Option<Answer>, Ended> {
+    let mut room = Room::new();
+    let request = match head::read(unread, n_known, &mut room) {
+        Reading::Partial => return Ok(None),
+        Reading::Whole(head, n_bytes) => Some((head, n_bytes)),
+        Reading::Malformed => None,
+    };
     connection
         .active_nanoseconds
         .store(server.now_nanoseconds(), Ordering::Relaxed);
     let guest = guest_of(server, caller)?;
-    if is_throttled(server, &guest) {
-        let now = now().seconds();
-        return Ok(Response::unavailable(now, true).into_hyper(WholeBody::new));
-    }
-    let head = RequestHead::of(&request);
-    let mut response = judge(server, &guest, &head)?;
-    if response.lacks_signatures {
-        // In a place of its own, so that all other requests do without the room for it.
-        response = Box::pin(have_signed(server, caller, &head, response)).await?;
-    }
-    tally(&guest, &response);
-    if let Some(limit) = response.hop_limit {
-        // Before hyper writes the answer, and never raised again: a retransmitted segment has the TTL of the moment.
-        hop_limit.fetch_min(limit.get(), Ordering::Relaxed);
-    }
-    Ok(response.into_hyper(WholeBody::new))
+    let response = if is_throttled(server, &guest) {
+        Response::unavailable(now().seconds(), true)
+    } else {
+        let response = match &request {
+            Some((head, _)) => judge(server, &guest, head)?,
+            None => Response::malformed(now().seconds()),
+        };
+        tally(&guest, &response);
+        response
+    };
+    let (n_bytes, has_body) = request.map_or((unread.len(), true), |(head, n_bytes)| {
+        (n_bytes, head.announces_body())
+    });
+    Ok(Some(Answer {
+        response,
+        n_bytes,
+        has_more: has_body || unread.len() > n_bytes,
+    }))
 }
 
 /// The guest as it is now, if it is there and may still use this address.
-fn guest_of(server: &Server, caller: Caller) -> Result<Arc<Guest>, Gone> {
-    let guest = server.guests.get(caller.slot.number()).ok_or(Gone)?;
+fn guest_of(server: &Server, caller: Caller) -> Result<Arc<Guest>, Ended> {
+    let guest = server.guests.get(caller.slot.number()).ok_or(Ended::Gone)?;
     if guest.instance().accepts(caller.family) {
         Ok(guest)
     } else {
-        Err(Gone)
+        Err(Ended::Gone)
     }
 }
 
 /// Asks the rules.
-fn judge(server: &Server, guest: &Guest, head: &RequestHead<'_>) -> Result<Response, Gone> {
-    let host = server.guests.host().ok_or(Gone)?;
+fn judge(server: &Server, guest: &Guest, head: &RequestHead<'_>) -> Result<Response, Ended> {
+    let host = server.guests.host().ok_or(Ended::Gone)?;
     let signatures = guest.signing.signatures();
     let services = Services {
         host: &host,
@@ -241,13 +285,17 @@ fn judge(server: &Server, guest: &Guest, head: &RequestHead<'_>) -> Result<Respo
     Ok(respond(head, guest.instance(), &services, now()))
 }
 
-/// Has the guest's document signed and asks the rules again. What they said before holds when no signatures come in time.
+/// Has the guest's document signed and asks the rules again about the request that `unread` begins with. None when no
+/// signatures come in time: what the rules said before holds then.
 async fn have_signed(
     server: &Server,
     caller: Caller,
-    head: &RequestHead<'_>,
-    unsigned: Response,
-) -> Result<Response, Gone> {
+    unread: &[u8],
+) -> Result<Option<Response>, Ended> {
+    let mut room = Room::new();
+    let Reading::Whole(head, _) = head::read(unread, 0, &mut room) else {
+        return Ok(None);
+    };
     let number = caller.slot.number();
     let signed = async {
         for _ in 0..SIGNATURE_WAITS {
@@ -256,7 +304,7 @@ async fn have_signed(
             if !server.guests.is_current(number, &guest) {
                 continue;
             }
-            let response = judge(server, &guest, head)?;
+            let response = judge(server, &guest, &head)?;
             if !response.lacks_signatures {
                 return Ok(response);
             }
@@ -267,9 +315,9 @@ async fn have_signed(
             woken.await;
         }
         let guest = guest_of(server, caller)?;
-        judge(server, &guest, head)
+        judge(server, &guest, &head)
     };
-    timeout(WAIT_MAX, signed).await.unwrap_or(Ok(unsigned))
+    timeout(WAIT_MAX, signed).await.ok().transpose()
 }
 
 /// Whether this request is one too many of its second.
@@ -307,78 +355,83 @@ fn now() -> UnixMillis {
 
 fn nonce() -> [u8; 12] {
     let mut nonce = [0; 12];
-    // Without randomness no token may be made; this ends the one request (hyper's task), not the process.
+    // Without randomness no token may be made; this ends the one connection (a task of tokio's), not the process.
     getrandom::fill(&mut nonce).expect("the kernel has randomness once it has booted");
     nonce
 }
 
-/// No answer asked for a hop limit yet: the namespace's default is used.
-const HOP_LIMIT_FREE: u8 = u8::MAX;
-
-/// A guest's connection, which sends with the lowest TTL that any answer on it asked for.
-struct GuestStream {
-    inner: TokioIo<TcpStream>,
+/// A guest's connection: bytes in, bytes out, and the TTL that they are sent with.
+struct Wire {
+    stream: TcpStream,
+    /// What came and is not answered yet.
+    unread: Vec<u8>,
     family: AddressFamily,
-    asked: Arc<AtomicU8>,
-    /// What the socket was set to.
-    set: u8,
+    /// The lowest TTL that any answer asked for; none yet, and the namespace's default is used.
+    hop_limit: Option<NonZeroU8>,
 }
 
-impl GuestStream {
-    /// Sets the TTL before anything is written. When the kernel refuses, nothing is.
-    fn lower_hop_limit(&mut self) -> io::Result<()> {
-        let asked = self.asked.load(Ordering::Relaxed);
-        if asked == self.set {
+impl Wire {
+    /// Waits for more bytes, and makes room for them only when they are there.
+    async fn read(&mut self) -> io::Result<()> {
+        loop {
+            self.stream.readable().await?;
+            self.unread.reserve(READ_BYTES);
+            match self.stream.try_read_buf(&mut self.unread) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends an answer in one call. Its body is not copied, be it long or a secret that is wiped when the answer is dropped.
+    async fn send(&mut self, answer: &Response) -> io::Result<()> {
+        let head = answer.wire_head();
+        let mut bytes = head.as_slice().chain(&*answer.body);
+        self.stream.write_all_buf(&mut bytes).await
+    }
+
+    /// Drops the bytes of a request that was answered.
+    fn forget(&mut self, n_bytes: usize) {
+        self.unread.drain(..n_bytes);
+        self.unread.shrink_to(KEPT_BYTES_MAX);
+    }
+
+    /// Sets the TTL before anything is written with it; never raises it again, since a retransmitted segment has the TTL
+    /// of the moment. When the kernel refuses, nothing is written.
+    fn lower_hop_limit(&mut self, asked: NonZeroU8) -> io::Result<()> {
+        if self.hop_limit.is_some_and(|set| set <= asked) {
             return Ok(());
         }
-        let limit = libc::c_int::from(asked);
+        let limit = libc::c_int::from(asked.get());
         match self.family {
-            AddressFamily::Ipv4 => setsockopt(self.inner.inner(), sockopt::Ipv4Ttl, &limit)?,
-            AddressFamily::Ipv6 => setsockopt(self.inner.inner(), sockopt::Ipv6Ttl, &limit)?,
+            AddressFamily::Ipv4 => setsockopt(&self.stream, sockopt::Ipv4Ttl, &limit)?,
+            AddressFamily::Ipv6 => setsockopt(&self.stream, sockopt::Ipv6Ttl, &limit)?,
         }
-        self.set = asked;
+        self.hop_limit = Some(asked);
         Ok(())
     }
-}
 
-impl Read for GuestStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
-    }
-}
-
-impl Write for GuestStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.lower_hop_limit()?;
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    /// Ends the connection after its last answer.
+    async fn close(mut self, last: &Answer) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        if last.has_more {
+            // Whoever sends for longer does not read either.
+            tokio::time::timeout(LINGER_MAX, self.discard()).await.ok();
+        }
+        Ok(())
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.lower_hop_limit()?;
-        Pin::new(&mut self.inner).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    /// Reads to the end, a bounded part of the way.
+    async fn discard(&mut self) {
+        let mut n_bytes = 0;
+        while n_bytes < LINGER_BYTES_MAX {
+            self.unread.clear();
+            if self.read().await.is_err() {
+                return;
+            }
+            n_bytes += self.unread.len();
+        }
     }
 }

@@ -85,6 +85,9 @@ impl Status {
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// It is no request of HTTP/1, or its head is too large.
+    #[error("not a request")]
+    Malformed,
     /// It expects something of us.
     #[error("expectations are not supported")]
     Expectation,
@@ -122,7 +125,7 @@ impl Refusal {
             Self::Expectation => Status::ExpectationFailed,
             Self::EndpointDisabled | Self::TokenPath | Self::Forwarded => Status::Forbidden,
             Self::Method => Status::NotAllowed,
-            Self::Ttl => Status::BadRequest,
+            Self::Malformed | Self::Ttl => Status::BadRequest,
             Self::TokenMissing => Status::Unauthorized,
             Self::Token(TokenError::Malformed | TokenError::Foreign | TokenError::Expired) => {
                 Status::Unauthorized

@@ -18,7 +18,7 @@ pub struct Details {
     pub architecture: Option<Architecture>,
     /// `system`, if it does not follow from the instance type.
     pub system: Option<System>,
-    /// `profile`, if not `default-hvm`.
+    /// `profile`, if not the default one of the image's kind.
     pub profile: Option<Box<str>>,
     /// How it is paid for.
     pub life_cycle: LifeCycle,
@@ -36,7 +36,8 @@ pub struct Details {
     pub product_codes: Vec<Box<str>>,
     /// `billingProducts` of the identity document.
     pub billing_products: Vec<Box<str>>,
-    /// `block-device-mapping/`: names and devices, sorted bytewise by name. Empty: `ami` and `root` alone.
+    /// `block-device-mapping/`: names and devices, sorted bytewise by name. Empty: `ami` and `root` alone, which are there in
+    /// any case.
     pub block_devices: Vec<BlockDevice>,
     /// `fws/instance-monitoring`, if detailed monitoring is spoken of at all.
     pub monitoring: Option<Switch>,
@@ -233,10 +234,13 @@ worded!(
     }
 );
 
+/// Where images have their root unless the instance says otherwise. Captures also have `/dev/sda1`, and `xvda` for `ami`.
+pub const DEFAULT_ROOT_DEVICE: &str = "/dev/xvda";
+
 /// One line of `block-device-mapping/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockDevice {
-    /// `ami`, `root`, `ebsN`, `ephemeralN` or `swap`.
+    /// `ami`, `root`, `ebsN` from 1, `ephemeralN` from 0, or `swap`.
     pub virtual_name: Box<str>,
     /// For example `/dev/xvda` or `sdb`.
     pub device: Box<str>,

@@ -121,7 +121,7 @@ pub(super) const fn named(name: &'static str, since: &str, directory: &'static N
 /// What a leaf holds. No line end is added to it, ever.
 pub(super) enum Value<'a> {
     Text(Cow<'a, str>),
-    /// Wiped once it was sent. (hyper copies it into a buffer of its own on the way, which nobody wipes.)
+    /// Wiped once it was sent.
     Secret(Zeroizing<String>),
 }
 

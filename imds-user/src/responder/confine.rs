@@ -98,7 +98,7 @@ pub fn restrict_system_calls() -> Result<(), ConfineError> {
     apply(&tolerated, SeccompAction::Allow, SeccompAction::KillProcess)
 }
 
-/// What tokio, hyper, the allocator and the Rust runtime call while connections are served. No `socket`, `connect`,
+/// What tokio, the allocator and the Rust runtime call while connections are served. No `socket`, `connect`,
 /// `bind`, `open`, `execve`, `clone`, `ptrace`, `bpf` …
 const SYSTEM_CALLS: &[libc::c_long] = &[
     // connections

@@ -9,6 +9,7 @@ use super::{
 use crate::{command, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// Finds or installs those that `cargo xtask check` calls.
 pub(super) fn ensure(machine: &mut Machine, toolchain: &Toolchain) -> anyhow::Result<()> {
@@ -53,4 +54,20 @@ fn ensure_deny(machine: &Machine) -> anyhow::Result<()> {
     install.args(["install", "cargo-deny", "--version", CARGO_DENY]);
     // Its default features are another allocator and the system's certificates, for downloads.
     command::quietly(install.args(["--locked", "--no-default-features"]))
+}
+
+/// Finds or installs what runs the fuzz targets, which count as skipped where it is not to be had.
+pub(super) fn ensure_fuzz(machine: &Machine) {
+    if workspace::program("cargo-fuzz").is_some() {
+        machine.ok("cargo-fuzz");
+        return;
+    }
+    machine.installing(format_args!(
+        "cargo-fuzz {CARGO_FUZZ}, compiled by cargo (takes 1 to 2 minutes)"
+    ));
+    let mut install = command::cargo();
+    install.args(["install", "cargo-fuzz", "--version", CARGO_FUZZ, "--locked"]);
+    if let Err(why_not) = command::quietly(&mut install) {
+        machine.without(format_args!("cargo-fuzz: {why_not:#}"));
+    }
 }

@@ -75,6 +75,11 @@ pub(super) const TESTS: &[Package] = &[
         why: "the user space of that guest",
     },
     Package {
+        debian: "g++",
+        probe: Probe::Program("g++"),
+        why: "the fuzzers' runtime, which is in C++",
+    },
+    Package {
         debian: "cpio",
         probe: Probe::Program("cpio"),
         why: "packing that guest's initramfs",

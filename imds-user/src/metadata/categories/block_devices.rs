@@ -2,9 +2,10 @@
 
 use super::super::tree::{Named, Place};
 
-/// Where images have their root, and what is shown of it, unless the instance says otherwise. Captures also have
-/// `/dev/sda1`, and `xvda` for `ami`.
-const DEFAULTS: [(&str, &str); 2] = [("ami", "/dev/xvda"), ("root", "/dev/xvda")];
+use crate::instance::details::DEFAULT_ROOT_DEVICE;
+
+/// What every instance has.
+const DEFAULTS: [(&str, &str); 2] = [("ami", DEFAULT_ROOT_DEVICE), ("root", DEFAULT_ROOT_DEVICE)];
 
 /// Names are listed in their order, each a leaf with the device.
 pub(super) static BLOCK_DEVICE_MAPPING: Named = Named {

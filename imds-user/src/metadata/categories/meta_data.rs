@@ -79,15 +79,7 @@ pub(in super::super) static META_DATA: &[Entry] = &[
     leaf("product-codes", "2007-03-01", |view| {
         Value::lines(&view.details().product_codes)
     }),
-    leaf("profile", "2011-05-01", |view| {
-        Some(
-            view.details()
-                .profile
-                .as_deref()
-                .unwrap_or("default-hvm")
-                .into(),
-        )
-    }),
+    leaf("profile", "2011-05-01", |view| Some(profile(view).into())),
     leaf("public-hostname", "2007-01-19", public_hostname),
     leaf("public-ipv4", "2007-01-19", |view| {
         view.interface.public_ipv4s().next().map(Value::of)
@@ -132,6 +124,16 @@ static SERVICES: &[Entry] = &[
         Some(view.zone().partition().into())
     }),
 ];
+
+fn profile(view: View<'_>) -> &str {
+    let details = view.details();
+    // Only paravirtual images have a kernel of their own.
+    let default = match details.kernel_id {
+        Some(_) => "default-paravirtual",
+        None => "default-hvm",
+    };
+    details.profile.as_deref().unwrap_or(default)
+}
 
 fn system(view: View<'_>) -> &'static str {
     view.details()

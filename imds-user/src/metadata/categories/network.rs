@@ -118,7 +118,8 @@ static MAC: &[Entry] = &[
 static IPV4_ASSOCIATIONS: Named = Named {
     is_present: |view| view.interface.public_ipv4s().next().is_some(),
     list: |view, listing| {
-        let mut addresses: Vec<_> = view.interface.public_ipv4s().collect();
+        let addresses = view.interface.public_ipv4s();
+        let mut addresses: Vec<_> = addresses.map(|address| address.to_string()).collect();
         addresses.sort_unstable();
         addresses.dedup();
         addresses.iter().for_each(|address| listing.push(address));
@@ -144,10 +145,12 @@ pub(super) fn security_groups(view: View<'_>) -> Option<Value<'_>> {
     Some(Value::lines(names).unwrap_or_else(|| "".into()))
 }
 
-/// `ip-10-0-1-6.ec2.internal`, or by the instance's id if it has no IPv4 address, or what the instance says.
+/// `ip-10-0-1-6.ec2.internal`, or by the instance's id if it has no IPv4 address, or what the instance says: of itself, and
+/// so of its primary interface.
 pub(super) fn local_hostname(view: View<'_>) -> Value<'_> {
-    if let Some(hostname) = &view.details().hostname {
-        return (&**hostname).into();
+    let is_primary = std::ptr::eq(view.interface, &view.instance.primary);
+    if let Some(hostname) = view.details().hostname.as_deref().filter(|_| is_primary) {
+        return hostname.into();
     }
     let domain = private_domain(view);
     match view
