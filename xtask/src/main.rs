@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one door to every task of this repository. One file per task; CI says the same words.
 
+mod bench;
 mod check;
 mod command;
 mod demo;
@@ -34,6 +35,7 @@ enum Task {
     Test(test::Test),
     IntegrationTest(integration_test::IntegrationTest),
     Demo(demo::Demo),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(task) => task.run(),
         Task::IntegrationTest(task) => task.run(),
         Task::Demo(task) => task.run(),
+        Task::Bench(task) => task.run(),
     };
     match outcome {
         Ok(code) => code,

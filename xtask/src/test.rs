@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(crate) use run::{Environment, run};
 
 use crate::{
-    check, command, integration_test,
+    bench, check, command, integration_test,
     report::{self, Progress},
     setup::{self, Extent},
     tally::Tally,
@@ -23,7 +23,7 @@ pub(crate) struct Test {}
 
 impl Test {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut progress = Progress::new(5);
+        let mut progress = Progress::new(6);
         progress.next("setup");
         let found = setup::ensure(Extent::Tests)?;
         integration_test::need_root()?;
@@ -46,6 +46,9 @@ impl Test {
 
         progress.next("integration tests");
         tally.add(run(&mut integration_test::command(&[]), &environment)?);
+
+        progress.next("bench, a short run");
+        tally.add(bench::quick());
 
         let elapsed = report::minutes(progress.elapsed());
         report::line(format_args!("\n==> done after {elapsed}"));

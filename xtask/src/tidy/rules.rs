@@ -51,7 +51,7 @@ impl Rule {
     }
 }
 
-const SOURCES: &[&str] = &["imds-ebpf/", "imds-user/", "tests/", "xtask/"];
+const SOURCES: &[&str] = &["imds-ebpf/", "imds-user/", "tests/", "bench/", "xtask/"];
 /// The files that must spell what they look for.
 const THIS: &[&str] = &["xtask/src/tidy"];
 
