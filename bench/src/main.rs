@@ -138,7 +138,8 @@ fn rows(options: &Options, extent: &Extent, cpus: &Cpus) -> anyhow::Result<Vec<R
     let requests: Vec<Figure> = [Figure::A, Figure::B].into_iter().filter(wanted).collect();
     let mut rows = Vec::new();
     if !requests.is_empty() {
-        rows.extend(requests::measure(&requests, extent.requests, cpus)?);
+        let words = options.case.as_deref().unwrap_or_default();
+        rows.extend(requests::measure(&requests, words, extent.requests, cpus)?);
     }
     if wanted(&Figure::C) {
         rows.extend(foreign::measure(extent.foreign, cpus)?);

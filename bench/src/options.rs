@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// Only these figures: a, b, c, d
     #[arg(long, value_name = "FIGURES", value_delimiter = ',')]
     pub(crate) only: Vec<Figure>,
+    /// Only the cases of a and b whose names contain this, such as `16 connections`
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) case: Option<String>,
     /// How often each contestant has its turn in a and b [default: 25]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=10_000))]
     pub(crate) rounds: Option<u32>,

@@ -98,13 +98,23 @@ impl Case {
     }
 }
 
-/// Measures; `figures` are those of the two that are wanted.
-pub(crate) fn measure(figures: &[Figure], extent: Extent, cpus: &Cpus) -> anyhow::Result<Vec<Row>> {
+/// Measures; `figures` are those of the two that are wanted, `words` what the names of the wanted cases contain.
+pub(crate) fn measure(
+    figures: &[Figure],
+    words: &str,
+    extent: Extent,
+    cpus: &Cpus,
+) -> anyhow::Result<Vec<Row>> {
+    let cases: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| case.what.contains(words))
+        .collect();
+    ensure!(!cases.is_empty(), "no case is called {words:?}");
     // What is started from here on stays there, the daemon and its responder included.
     cpu::pin(cpus.server)?;
     let stage = Stage::build()?;
     let mut rows = Vec::new();
-    for (number, case) in CASES.iter().enumerate() {
+    for (number, case) in cases.into_iter().enumerate() {
         tell(format_args!(
             "a, b: {} ({} rounds of each contestant)",
             case.what, extent.rounds
