@@ -1,5 +1,6 @@
 //! An answer: its head in the order and spelling of the wire, its body, and what the edge must do besides.
 
+use std::cell::Cell;
 use std::num::NonZeroU8;
 
 use bytes::Bytes;
@@ -97,7 +98,8 @@ impl Header {
             Self::ContentType(kind) => HeaderValue::from_static(kind.as_str()),
             Self::AcceptRangesNone => HeaderValue::from_static("none"),
             Self::ContentLength(length) => HeaderValue::from(length),
-            Self::LastModified(at) | Self::Date(at) => fixdate(at),
+            Self::LastModified(at) => LAST_MODIFIED.with(|kept| fixdate(at, kept)),
+            Self::Date(at) => DATE.with(|kept| fixdate(at, kept)),
             Self::Server => HeaderValue::from_static("EC2ws"),
             Self::ConnectionClose => HeaderValue::from_static("close"),
             Self::Allow(methods) => HeaderValue::from_static(methods),
@@ -105,8 +107,24 @@ impl Header {
     }
 }
 
-fn fixdate(at: UnixSeconds) -> HeaderValue {
-    HeaderValue::try_from(at.imf_fixdate().to_string()).expect("a date is printable ASCII")
+/// A date as it was written last.
+type KeptDate = Cell<Option<(UnixSeconds, HeaderValue)>>;
+
+thread_local! {
+    /// All answers of a second have the same date, and nearly all of a daemon's life the same time of publication.
+    static DATE: KeptDate = const { Cell::new(None) };
+    static LAST_MODIFIED: KeptDate = const { Cell::new(None) };
+}
+
+fn fixdate(at: UnixSeconds, kept: &KeptDate) -> HeaderValue {
+    let value = match kept.take() {
+        Some((kept_at, value)) if kept_at == at => value,
+        _ => {
+            HeaderValue::try_from(at.imf_fixdate().to_string()).expect("a date is printable ASCII")
+        }
+    };
+    kept.set(Some((at, value.clone())));
+    value
 }
 
 /// An answer.
@@ -240,5 +258,27 @@ impl Response {
             fields.insert(header.name(), header.value());
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_date_is_not_taken_for_another() {
+        let check = |header: Header, expected: &str| {
+            assert_eq!(header.value(), expected, "{header:?}");
+        };
+        let (first, second) = (UnixSeconds(784_111_777), UnixSeconds(784_111_778));
+        check(Header::Date(first), "Sun, 06 Nov 1994 08:49:37 GMT");
+        check(Header::Date(first), "Sun, 06 Nov 1994 08:49:37 GMT");
+        check(
+            Header::LastModified(second),
+            "Sun, 06 Nov 1994 08:49:38 GMT",
+        );
+        check(Header::Date(second), "Sun, 06 Nov 1994 08:49:38 GMT");
+        check(Header::LastModified(first), "Sun, 06 Nov 1994 08:49:37 GMT");
+        check(Header::Date(first), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

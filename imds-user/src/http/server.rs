@@ -195,11 +195,12 @@ async fn answer(
     hop_limit: &AtomicU8,
     request: Request<Incoming>,
 ) -> Result<HyperResponse<WholeBody>, Gone> {
+    let now_nanoseconds = server.now_nanoseconds();
     connection
         .active_nanoseconds
-        .store(server.now_nanoseconds(), Ordering::Relaxed);
+        .store(now_nanoseconds, Ordering::Relaxed);
     let guest = guest_of(server, caller)?;
-    if is_throttled(server, &guest) {
+    if is_throttled(&guest, now_nanoseconds) {
         let now = now().seconds();
         return Ok(Response::unavailable(now, true).into_hyper(WholeBody::new));
     }
@@ -273,13 +274,13 @@ async fn have_signed(
 }
 
 /// Whether this request is one too many of its second.
-fn is_throttled(server: &Server, guest: &Guest) -> bool {
+fn is_throttled(guest: &Guest, now_nanoseconds: u64) -> bool {
     let Tally {
         throttle,
         throttled,
         ..
     } = &*guest.tally;
-    if throttle.admits(guest.limits().requests_per_second, server.now_nanoseconds()) {
+    if throttle.admits(guest.limits().requests_per_second, now_nanoseconds) {
         return false;
     }
     throttled.fetch_add(1, Ordering::Relaxed);
