@@ -28,6 +28,7 @@ use clap::Parser;
 
 use cpu::Cpus;
 use options::{Figure, Options};
+use plain::FixedAnswer;
 use results::{Machine, Results, Row};
 
 /// Measure requests, foreign packets, memory and start; `cargo xtask bench` builds and starts this
@@ -49,15 +50,19 @@ enum Part {
         cpu: usize,
         #[arg(long)]
         body_bytes: usize,
+        #[arg(long = "field")]
+        fields: Vec<String>,
     },
 }
 
 fn main() -> ExitCode {
     let Cli { options, part } = Cli::parse();
     let outcome = match part {
-        Some(Part::PlainServer { cpu, body_bytes }) => {
-            plain::serve(cpu, body_bytes).map(|()| ExitCode::SUCCESS)
-        }
+        Some(Part::PlainServer {
+            cpu,
+            body_bytes,
+            fields,
+        }) => plain::serve(cpu, &FixedAnswer { fields, body_bytes }).map(|()| ExitCode::SUCCESS),
         None => measure(&options),
     };
     outcome.unwrap_or_else(|cause| {

@@ -7,6 +7,9 @@
 //!   bare  ───────────────veth────────────── responder's namespace: plain     :8080   plain server
 //! ```
 //!
+//! There are two plain servers, so that it can be told where the time goes: the one that figure b is about answers with the
+//! header fields that hyper writes by itself, the other with those that EC2 has. All answers are of the same length.
+//!
 //! On the bare pair the client itself names the guest's tag address, so the responder takes it for the same guest. That
 //! works because the bench is root and puts a cable of its own into the responder's namespace; no guest can.
 
@@ -23,7 +26,7 @@ use crate::{
     cpu::{self, Cpus},
     load::{self, Call, Connections, Turn},
     options::Figure,
-    plain::PlainServer,
+    plain::{FixedAnswer, PlainServer},
     results::{Aim, Row, Unit},
     statistics::{median, ratios},
     tell,
@@ -43,7 +46,7 @@ const USER_DATA: &str = "/latest/user-data";
 /// The client's address on the bare pair, and the gateway that it sends everything to.
 const BARE_CLIENT: &str = "10.0.1.10";
 const BARE_GATEWAY: &str = "192.0.2.1";
-/// The plain server's first port; it has one for each length of answer.
+/// The plain servers' first port.
 const PLAIN_PORT: u16 = 8080;
 
 /// How long it takes.
@@ -119,7 +122,7 @@ pub(crate) fn measure(
             "a, b: {} ({} rounds of each contestant)",
             case.what, extent.rounds
         ));
-        let port = PLAIN_PORT + u16::try_from(number).context("few cases")?;
+        let port = PLAIN_PORT + 2 * u16::try_from(number).context("few cases")?;
         rows.extend(stage.play(case, port, figures, extent, cpus)?);
     }
     cpus.release()?;
@@ -141,11 +144,32 @@ struct Stage {
     _host: Host,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    WholePath,
+    BarePair,
+    Plain,
+    PlainWithFields,
+}
+
+impl Who {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::WholePath => "whole path",
+            Self::BarePair => "bare pair",
+            Self::Plain => "plain server",
+            Self::PlainWithFields => "plain, EC2's fields",
+        }
+    }
+}
+
 /// One of those that are compared: a client's place, and what it calls.
 struct Contestant<'a> {
-    name: &'static str,
+    who: Who,
     client: &'a Namespace,
     call: Call,
+    /// It ends with its contestant.
+    _server: Option<PlainServer>,
 }
 
 impl Stage {
@@ -188,85 +212,80 @@ impl Stage {
     fn play(
         &self,
         case: &Case,
-        plain_port: u16,
+        port: u16,
         figures: &[Figure],
         extent: Extent,
         cpus: &Cpus,
     ) -> anyhow::Result<Vec<Row>> {
-        let whole = self.contestant(
-            "whole path",
-            self.guest.namespace(),
-            Address::V4.socket(),
-            case,
-        )?;
-        let (mut contestants, mut plain_server) = (vec![whole], None);
+        let mut contestants = vec![self.whole_path(case)?];
         if figures.contains(&Figure::A) {
-            contestants.push(self.contestant(
-                "bare pair",
-                &self.bare,
-                self.on_bare_pair(80),
-                case,
-            )?);
+            contestants.push(self.bare_pair(case)?);
         }
         if figures.contains(&Figure::B) {
-            let own = contestants[0].call.answer_bytes;
-            let answer_bytes = own - case.closing_bytes();
-            plain_server = Some(self.start_plain(plain_port, cpus, answer_bytes)?);
-            let to = self.on_bare_pair(plain_port);
-            contestants.push(self.contestant("plain server", &self.bare, to, case)?);
+            let asked = &contestants[0].call;
+            let own = self
+                .guest
+                .namespace()
+                .enter(|| load::first_answer(asked.to, &asked.request))?;
+            let filled_up = FixedAnswer::filled_up(own.len() - case.closing_bytes());
+            let like = FixedAnswer::like(&own);
+            contestants.push(self.plain(Who::Plain, case, port, &filled_up, cpus)?);
+            contestants.push(self.plain(Who::PlainWithFields, case, port + 1, &like, cpus)?);
         }
         for rival in &contestants[1..] {
             let (own, other) = (contestants[0].call.answer_bytes, rival.call.answer_bytes);
-            ensure!(
-                own == other,
-                "answers of {own} and, from the {}, {other} bytes",
-                rival.name
-            );
+            let name = rival.who.name();
+            ensure!(own == other, "answers of {own} and, {name}, {other} bytes");
         }
-        let turns = take_turns(&contestants, case.connections, extent, cpus)?;
-        drop(plain_server);
-        let (whole, rivals) = turns.split_first().context("the whole path runs always")?;
-        Ok(rivals
-            .iter()
-            .map(|rival| compare(case, whole, rival))
-            .collect())
+        let played = take_turns(&contestants, case.connections, extent, cpus)?;
+        Ok(rows(case, &played))
     }
 
-    fn on_bare_pair(&self, port: u16) -> SocketAddr {
-        (self.tag, port).into()
+    fn whole_path(&self, case: &Case) -> anyhow::Result<Contestant<'_>> {
+        let (client, to) = (self.guest.namespace(), Address::V4.socket());
+        self.contestant(Who::WholePath, client, to, case)
     }
 
-    fn start_plain(
+    fn bare_pair(&self, case: &Case) -> anyhow::Result<Contestant<'_>> {
+        self.contestant(Who::BarePair, &self.bare, (self.tag, 80).into(), case)
+    }
+
+    fn plain(
         &self,
+        who: Who,
+        case: &Case,
         port: u16,
+        answer: &FixedAnswer,
         cpus: &Cpus,
-        answer_bytes: usize,
-    ) -> anyhow::Result<PlainServer> {
+    ) -> anyhow::Result<Contestant<'_>> {
         let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
         let listener = self
             .responder
             .enter(listen)
             .context("listen for the plain server")?;
-        PlainServer::start(listener, cpus.server, answer_bytes)
+        let server = PlainServer::start(listener, cpus.server, answer)?;
+        let contestant = self.contestant(who, &self.bare, (self.tag, port).into(), case)?;
+        Ok(Contestant {
+            _server: Some(server),
+            ..contestant
+        })
     }
 
     /// Makes sure that the contestant answers, and how long its answers are.
     fn contestant<'a>(
         &self,
-        name: &'static str,
+        who: Who,
         client: &'a Namespace,
         to: SocketAddr,
         case: &Case,
     ) -> anyhow::Result<Contestant<'a>> {
-        let request = request(case, &self.token);
+        let (name, request) = (who.name(), request(case, &self.token));
         let answer = client
             .enter(|| load::first_answer(to, &request))
             .with_context(|| format!("ask the {name} for {}", case.path))?;
-        if name != "plain server" && case.path == INSTANCE_ID {
-            ensure!(
-                answer.ends_with(self.guest.id().as_bytes()),
-                "the {name} answers for somebody else"
-            );
+        if matches!(who, Who::WholePath | Who::BarePair) && case.path == INSTANCE_ID {
+            let is_own = answer.ends_with(self.guest.id().as_bytes());
+            ensure!(is_own, "the {name} answers for somebody else");
         }
         let answer_bytes = answer.len();
         let call = Call {
@@ -274,7 +293,12 @@ impl Stage {
             request,
             answer_bytes,
         };
-        Ok(Contestant { name, client, call })
+        Ok(Contestant {
+            who,
+            client,
+            call,
+            _server: None,
+        })
     }
 }
 
@@ -318,7 +342,7 @@ fn request(case: &Case, token: &str) -> Vec<u8> {
 
 /// The turns of one contestant.
 struct Played {
-    name: &'static str,
+    who: Who,
     turns: Vec<Turn>,
 }
 
@@ -332,7 +356,7 @@ fn take_turns(
     let mut played: Vec<Played> = contestants
         .iter()
         .map(|contestant| Played {
-            name: contestant.name,
+            who: contestant.who,
             turns: Vec::new(),
         })
         .collect();
@@ -340,26 +364,36 @@ fn take_turns(
         for (contestant, played) in contestants.iter().zip(&mut played) {
             let turn = contestant.client.enter(|| {
                 cpu::pin(cpus.client)?;
-                Ok::<_, anyhow::Error>(load::turn(&contestant.call, connections, extent.turn)?)
+                let turn = load::turn(&contestant.call, connections, extent.turn)?;
+                Ok::<_, anyhow::Error>(turn)
             });
-            played
-                .turns
-                .push(turn.with_context(|| format!("a turn of the {}", played.name))?);
+            let turn = turn.with_context(|| format!("a turn of the {}", played.who.name()))?;
+            played.turns.push(turn);
         }
     }
     Ok(played)
 }
 
-fn compare(case: &Case, whole: &Played, rival: &Played) -> Row {
-    let (figure, aim) = match rival.name {
-        "plain server" => (Figure::B, PLAIN_AIM),
-        _ => (Figure::A, PATH_AIM),
+/// A row for each figure that was played for.
+fn rows(case: &Case, played: &[Played]) -> Vec<Row> {
+    let of = |who| played.iter().find(|played| played.who == who);
+    let Some(whole) = of(Who::WholePath) else {
+        return Vec::new();
     };
-    let rounds = ratios(&whole.rates(), &rival.rates());
-    Row::of_rounds(figure, case.what.to_owned(), &rounds, Unit::Ratio)
-        .aimed(aim)
-        .with(whole.name, &whole.summary())
-        .with(rival.name, &rival.summary())
+    let compare = |figure, aim, rival: &Played| {
+        let rounds = ratios(&whole.rates(), &rival.rates());
+        let row = Row::of_rounds(figure, case.what.to_owned(), &rounds, Unit::Ratio).aimed(aim);
+        rival.told_in(whole.told_in(row))
+    };
+    let path = of(Who::BarePair).map(|bare| compare(Figure::A, PATH_AIM, bare));
+    let plain = of(Who::Plain).map(|plain| {
+        let row = compare(Figure::B, PLAIN_AIM, plain);
+        match of(Who::PlainWithFields) {
+            Some(with_fields) => with_fields.told_in(row),
+            None => row,
+        }
+    });
+    path.into_iter().chain(plain).collect()
 }
 
 impl Played {
@@ -367,12 +401,14 @@ impl Played {
         self.each(|turn| turn.requests_per_second)
     }
 
-    fn summary(&self) -> [(&'static str, f64); 3] {
-        [
+    /// The row with what this contestant did.
+    fn told_in(&self, row: Row) -> Row {
+        let summary = [
             ("requests_per_second", median(&self.rates())),
             ("p50_us", median(&self.each(|turn| turn.p50_us))),
             ("p99_us", median(&self.each(|turn| turn.p99_us))),
-        ]
+        ];
+        row.with(self.who.name(), &summary)
     }
 
     fn each(&self, value: impl Fn(&Turn) -> f64) -> Vec<f64> {

@@ -280,7 +280,7 @@ fn detail_line(Detail { name, values }: &Detail) -> String {
             )
         })
         .collect();
-    format!("      {name:<14}{}\n", values.join(", "))
+    format!("      {name:<20} {}\n", values.join(", "))
 }
 
 /// `12345.6` as `12,345.6`.
@@ -381,7 +381,7 @@ commit abc1234, release build, kernel 6.18.0, 2 CPUs, limits off
 
 (a) requests through the whole path / the same responder on a bare veth pair
   instance-id, 1 connection       0.970  (0.965 … 0.975)           at least 0.95   met
-      whole path    p50 us 61, requests per second 15,900
+      whole path           p50 us 61, requests per second 15,900
 ";
         assert_eq!(table, expected);
     }
