@@ -80,8 +80,9 @@ struct Extent {
 
 const FULL: Extent = Extent {
     requests: requests::Extent {
-        rounds: 25,
-        turn: Duration::from_millis(300),
+        // Many short turns: what disturbs the machine lasts longer than one and so meets all contestants.
+        rounds: 51,
+        turn: Duration::from_millis(150),
     },
     foreign: foreign::Extent {
         runs: 9,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench                            all of it, about five minutes; writes target/bench.json
+  cargo xtask bench                            all of it, about five minutes
   cargo xtask bench --only c                   what foreign packets cost
-  cargo xtask bench --only a,b --rounds 51     requests, with more rounds than usual
+  cargo xtask bench --only a,b --rounds 101    requests, with more rounds than usual
   cargo xtask bench --quick                    does everything run? its figures mean nothing
 
 Nothing else should run on the machine meanwhile. docs/performance.md explains the figures.";
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// Only the cases of a and b whose names contain this, such as `16 connections`
     #[arg(long, value_name = "WORDS")]
     pub(crate) case: Option<String>,
-    /// How often each contestant has its turn in a and b [default: 25]
+    /// How often each contestant has its turn in a and b [default: 51]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=10_000))]
     pub(crate) rounds: Option<u32>,
     /// A short run of the debug build: shows that everything runs, judges nothing

@@ -15,3 +15,32 @@ pub fn give_back() {
         };
     }
 }
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    fn resident_kib() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse().ok())
+            .expect("a number of kB")
+    }
+
+    #[test]
+    fn what_was_needed_for_a_moment_is_given_back() {
+        const PIECES: usize = 64 << 10;
+        const KIB: usize = PIECES;
+        let mut pieces: Vec<Vec<u8>> = (0..PIECES).map(|_| vec![1; 1 << 10]).collect();
+        // What is kept lies behind all the rest, so that the allocator does not shrink by itself.
+        let kept = pieces.pop();
+        drop(pieces);
+        let before = resident_kib();
+        give_back();
+        let after = resident_kib();
+        // Half of it, since other tests run meanwhile.
+        assert!(after + KIB / 2 < before, "{before} KiB, then {after} KiB");
+        assert_eq!(kept.map_or(0, |piece| piece.len()), 1 << 10);
+    }
+}

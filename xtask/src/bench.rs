@@ -43,8 +43,7 @@ impl Bench {
             Build::Release
         };
         // As they were typed, since they were good.
-        let arguments = env::args_os().skip_while(|word| word != "bench").skip(1);
-        let status = program(build, arguments.collect())?
+        let status = program(build, after_the_task(env::args_os()))?
             .status()
             .context("start the bench")?;
         Ok(if status.success() {
@@ -68,6 +67,11 @@ pub(crate) fn quick() -> Tally {
         }
     }
     tally
+}
+
+/// The words of a command line behind `bench`.
+fn after_the_task(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    words.skip_while(|word| word != "bench").skip(1).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,4 +101,20 @@ fn program(build: Build, arguments: Vec<OsString>) -> anyhow::Result<Command> {
     let mut bench = Command::new(programs.join("imds-bench"));
     bench.args(arguments).env("IMDS_BIN", programs.join("imds"));
     Ok(bench)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_told_what_stands_behind_the_task() {
+        let check = |line: &str, expected: &[&str]| {
+            let words = line.split(' ').map(OsString::from);
+            assert_eq!(after_the_task(words), expected, "{line}");
+        };
+        check("xtask bench", &[]);
+        check("xtask bench --only a,c", &["--only", "a,c"]);
+        check("xtask bench --case bench", &["--case", "bench"]);
+    }
 }
