@@ -31,6 +31,7 @@ use crate::{
     identity::signer::Signer,
     instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
     life::{Life, Lives, State},
+    memory,
     netns::{
         link::{Link, LinkError, Links},
         uplink::uplinks,
@@ -336,6 +337,7 @@ impl Daemon {
             self.open(&guest)?;
             self.served.insert(guest.port.name.clone(), guest);
         }
+        memory::give_back();
         Ok(())
     }
 

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod instance;
 pub mod lab;
 pub mod life;
+pub mod memory;
 pub mod metadata;
 pub mod netns;
 pub mod responder;

@@ -27,6 +27,7 @@ pub struct Daemon {
     notify: UnixDatagram,
     state_dir: PathBuf,
     responders: Vec<Pid>,
+    ready_after: Duration,
 }
 
 impl Daemon {
@@ -42,6 +43,7 @@ impl Daemon {
             fs::remove_file(notify_path).expect("a former notification socket can be removed");
         }
         let notify = UnixDatagram::bind(notify_path).expect("a notification socket");
+        let started = Instant::now();
         let child = namespace
             .enter(|| spawn(config, state_dir, notify_path, &log, environment))
             .expect("the binary under test starts");
@@ -51,8 +53,10 @@ impl Daemon {
             notify,
             state_dir: state_dir.to_owned(),
             responders: Vec::new(),
+            ready_after: Duration::ZERO,
         };
         daemon.wait_for("READY=1");
+        daemon.ready_after = started.elapsed();
         daemon.responders = children_of(daemon.pid());
         daemon
     }
@@ -64,6 +68,12 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a process number is positive"))
+    }
+
+    /// How long it took from its start until every port was served.
+    #[must_use]
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     /// The process of the responder that serves now.

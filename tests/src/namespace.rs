@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::Pid;
 
 use crate::process::run;
 
@@ -39,6 +40,17 @@ impl Namespace {
         namespace.sysctl("net/ipv6/conf/default/router_solicitations", "0");
         namespace.ip("link set lo up");
         namespace
+    }
+
+    /// The namespace that a process lives in.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    #[must_use]
+    pub fn of(pid: Pid) -> Self {
+        let path = format!("/proc/{pid}/ns/net");
+        let file = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self { file }
     }
 
     /// Runs `act` in the namespace, on a thread of its own, and hands on its answer or its panic.

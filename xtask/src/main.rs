@@ -1,6 +1,7 @@
 //! `cargo xtask`: the one door to every task of this repository. One file per task; CI says the same words.
 
 mod aws_test;
+mod bench;
 mod bless;
 mod check;
 mod command;
@@ -40,6 +41,7 @@ enum Task {
     Demo(demo::Demo),
     Fuzz(fuzz::Fuzz),
     Bless(bless::Bless),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Task::Demo(task) => task.run(),
         Task::Fuzz(task) => task.run(),
         Task::Bless(task) => task.run(),
+        Task::Bench(task) => task.run(),
     };
     match outcome {
         Ok(code) => code,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(crate) use run::{Environment, run};
 
 use crate::{
-    aws_test, check, command, fuzz, integration_test,
+    aws_test, bench, check, command, fuzz, integration_test,
     report::{self, Progress},
     setup::{self, Extent},
     tally::Tally,
@@ -23,7 +23,7 @@ pub(crate) struct Test {}
 
 impl Test {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut progress = Progress::new(7);
+        let mut progress = Progress::new(8);
         progress.next("setup");
         let found = setup::ensure(Extent::Tests)?;
         integration_test::need_root()?;
@@ -52,6 +52,9 @@ impl Test {
 
         progress.next("fuzz targets");
         tally.add(fuzz::tally(fuzz::LOOK_SECONDS)?);
+
+        progress.next("bench, a short run");
+        tally.add(bench::quick());
 
         let elapsed = report::minutes(progress.elapsed());
         report::line(format_args!("\n==> done after {elapsed}"));

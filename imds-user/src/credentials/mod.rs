@@ -11,8 +11,7 @@
 //!
 //! Secrets are in [`Secret`](crate::instance::Secret) from the moment that they are parsed, and wiped when they are
 //! replaced. What cannot be wiped: the pipe of a command (kernel memory), the pieces that serde_json unescapes a string
-//! with, what the SDK's own HTTP client read, the socket between the processes (kernel memory), and the buffer in which
-//! hyper lays out an answer.
+//! with, what the SDK's own HTTP client read, and the sockets between the processes and to the guest (kernel memory).
 
 mod output;
 mod process;

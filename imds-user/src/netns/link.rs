@@ -336,11 +336,12 @@ impl Links {
     /// When the kernel cannot be asked.
     pub async fn list(&self) -> Result<Vec<Link>, LinkError> {
         let answers = self.handle.link().get().execute();
-        let messages = answers
-            .try_collect::<Vec<_>>()
+        answers
+            // At once: a message holds all that the kernel knows of an interface, several kilobytes.
+            .map_ok(|message| Link::from(&message))
+            .try_collect()
             .await
-            .map_err(refused("list", "all"))?;
-        Ok(messages.iter().map(Link::from).collect())
+            .map_err(refused("list", "all"))
     }
 
     /// The number of an interface.
