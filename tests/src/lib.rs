@@ -32,6 +32,7 @@ mod process;
 mod skip;
 mod sts;
 mod tap;
+mod uplink;
 mod vm;
 
 pub use binary::{imds, imds_path};
@@ -50,7 +51,8 @@ pub use process::{
 };
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};
-pub use tap::Tap;
+pub use tap::{Tap, Tun};
+pub use uplink::{STAND_IN_ANSWER, Uplink};
 pub use vm::Machine;
 
 /// Where a guest asks who it is.
