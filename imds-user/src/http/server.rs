@@ -152,6 +152,7 @@ async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admiss
         family: caller.family,
         asked: Arc::clone(&hop_limit),
         set: HOP_LIMIT_FREE,
+        connection: Arc::clone(connection),
     };
     let service = service_fn(|request| answer(&server, caller, connection, &hop_limit, request));
     let http = http1::Builder::new()
@@ -322,6 +323,16 @@ struct GuestStream {
     asked: Arc<AtomicU8>,
     /// What the socket was set to.
     set: u8,
+    connection: Arc<Connection>,
+}
+
+impl Drop for GuestStream {
+    fn drop(&mut self) {
+        if self.connection.is_orphaned.load(Ordering::Relaxed) {
+            // If the option is refused the connection ends with a FIN instead.
+            drop(self.inner.inner().set_zero_linger());
+        }
+    }
 }
 
 impl GuestStream {
