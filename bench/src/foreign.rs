@@ -20,9 +20,6 @@ use crate::{
 const AIM: Aim = Aim::Below { aim: 15.0 };
 /// TC_ACT_UNSPEC: on to the next program.
 const PASS: u32 = u32::MAX;
-/// No packet is sent anywhere, so any number does for the responder's interface.
-const NOWHERE: u32 = 4711;
-
 const GUEST_MAC: [u8; 6] = [6, 1, 2, 3, 4, 5];
 const OTHER_MAC: [u8; 6] = [2, 9, 8, 7, 6, 5];
 const GUEST: [u8; 4] = [10, 0, 0, 10];
@@ -40,7 +37,7 @@ pub(crate) struct Extent {
 /// Measures.
 pub(crate) fn measure(extent: Extent, cpus: &Cpus) -> anyhow::Result<Vec<Row>> {
     cpu::pin(cpus.server)?;
-    let mut ebpf = load::load(NOWHERE, KernelLog::Off)?;
+    let mut ebpf = load::load(None, KernelLog::Off)?;
     let ours = load::classifier(&mut ebpf, PORT_INGRESS)?.fd()?;
     let empty = kernel::load_empty().context("load an empty program")?;
     let mut rows = Vec::new();

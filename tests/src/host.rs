@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,6 +17,8 @@ use crate::instance::InstanceText;
 use crate::namespace::Namespace;
 use crate::process::run;
 use crate::skip::{has_command, needs_root};
+use crate::tap::Tun;
+use crate::uplink::Uplink;
 
 /// Region, zone and account of every test host.
 const HOST_TABLE: &str = r#"region = "eu-central-1"
@@ -36,6 +40,7 @@ pub struct Host {
     environment: Vec<(String, String)>,
     instances: Vec<InstanceText>,
     bridges: BTreeSet<String>,
+    uplinks: u8,
 }
 
 impl Host {
@@ -64,6 +69,7 @@ impl Host {
             environment: Vec::new(),
             instances: Vec::new(),
             bridges: BTreeSet::new(),
+            uplinks: 0,
         })
     }
 
@@ -193,6 +199,62 @@ impl Host {
         )
     }
 
+    /// Starts the daemon and kills it so long afterwards, wherever it is by then. A responder is left to itself.
+    pub fn start_and_kill(&self, after: Duration) {
+        self.write_config();
+        Daemon::start_and_kill(
+            &self.namespace,
+            &self.config_path(),
+            &self.state_dir(),
+            &self.dir.path().join("notify"),
+            after,
+        );
+    }
+
+    /// Starts the daemon under strace and kills it when it makes its `n`-th of some system calls. Whether it came to that;
+    /// otherwise it served, and was stopped.
+    ///
+    /// # Panics
+    /// When strace may not trace.
+    pub fn start_and_kill_at(&self, calls: &str, n: usize) -> bool {
+        /// What `timeout` says when the time is over.
+        const OVER: i32 = 124;
+        self.write_config();
+        let (imds, config, state_dir) = (imds_path(), self.config_path(), self.state_dir());
+        let (trace, inject) = (
+            format!("trace={calls}"),
+            format!("inject={calls}:signal=SIGKILL:when={n}"),
+        );
+        let argv = [
+            "timeout",
+            "-k",
+            "2",
+            "3",
+            "strace",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+            text(&imds),
+            "run",
+            "--config",
+            text(&config),
+            "--state-dir",
+            text(&state_dir),
+        ];
+        let output = self.namespace.enter(|| run(&argv));
+        let is_killed = output.status.signal() == Some(libc::SIGKILL)
+            || output.status.code() == Some(128 + libc::SIGKILL);
+        assert!(
+            is_killed || output.status.code() == Some(OVER),
+            "strace: {output:?}"
+        );
+        is_killed
+    }
+
     /// Runs `imds run` with the configuration file as it lies there, for starts that have to fail.
     #[must_use]
     pub fn run_to_the_end(&self) -> Output {
@@ -241,6 +303,46 @@ impl Host {
         counted.unwrap_or_else(|| panic!("no counter {name} in {status}"))
     }
 
+    /// Gives the host a way out, with a stand-in for its own metadata service behind it. The default routes leave by it,
+    /// and the host forwards.
+    pub fn uplink(&mut self, interface: &str) -> Uplink {
+        let uplink = self.uplink_without_route(interface);
+        uplink.take_default_routes(&self.namespace);
+        uplink
+    }
+
+    /// The same, but no route leaves by it yet.
+    pub fn uplink_without_route(&mut self, interface: &str) -> Uplink {
+        self.forward();
+        self.uplinks += 1;
+        Uplink::new(&self.namespace, interface, self.uplinks)
+    }
+
+    /// The same at a bridge: the interface is one of its ports, and the default routes leave by the bridge.
+    pub fn uplink_on_bridge(&mut self, bridge: &str, interface: &str) -> Uplink {
+        self.forward();
+        self.bridge(bridge);
+        self.uplinks += 1;
+        let uplink = Uplink::on_bridge(&self.namespace, bridge, interface, self.uplinks);
+        uplink.take_default_routes(&self.namespace);
+        uplink
+    }
+
+    /// Gives the host a way out by a device without Ethernet, as a VPN has it; the test sees what leaves by it.
+    pub fn tun_uplink(&mut self, interface: &str) -> Tun {
+        self.forward();
+        let tun = Tun::new(&self.namespace, interface);
+        self.namespace.ip(&format!(
+            "route replace default dev {interface}\nroute replace ::/0 dev {interface}"
+        ));
+        tun
+    }
+
+    fn forward(&self) {
+        self.namespace.sysctl("net/ipv4/ip_forward", "1");
+        self.namespace.sysctl("net/ipv6/conf/all/forwarding", "1");
+    }
+
     /// Makes sure of a bridge with a hardware address of its own.
     pub(crate) fn bridge(&mut self, bridge: &str) {
         if self.bridges.insert(bridge.to_owned()) {
@@ -249,6 +351,35 @@ impl Host {
             ));
         }
     }
+}
+
+/// What outlives a daemon outlives no host, also where a test failed: `imds down`, and force where that fails.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let state_dir = self.state_dir();
+        if !state_dir.exists() {
+            return;
+        }
+        let output = self.imds(&["down", "--state-dir", text(&state_dir)]);
+        if output.status.success() {
+            return;
+        }
+        report(&output);
+        let mount = state_dir.join("bpf");
+        drop(run(&["umount", "-l", text(&mount)]));
+        if let Ok(canonical) = state_dir.canonicalize() {
+            let name = imds_user::state::namespace_name_in(&canonical);
+            drop(run(&["ip", "netns", "delete", &name]));
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "a host that cannot be removed is worth a look"
+)]
+fn report(output: &Output) {
+    eprintln!("imds down failed: {output:?}");
 }
 
 fn text(path: &Path) -> &str {
