@@ -1,5 +1,6 @@
 //! From what was typed to what is true: checked, completed, and the same every time.
 
+mod guard;
 mod role;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +22,7 @@ use super::file::{
 };
 use super::made_up::{MadeUp, MadeUpInterface};
 use super::nearest::nearest;
-use super::{Files, Guard, Guest, Installation, PortName, Problem, Settings};
+use super::{Files, Guest, Installation, PortName, Problem, Settings};
 use crate::instance::credentials::{InstanceProfile, Role};
 use crate::instance::details::{
     ActiveKeys, Architecture, BlockDevice, DEFAULT_ROOT_DEVICE, Details, InstanceAction, LifeCycle,
@@ -84,48 +85,12 @@ pub fn resolve(
         .map(|entry| resolver.guest(entry))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_duplicates(&file.instance, &guests)?;
-    let guard = guard(&file.host, &guests)?;
+    let guard = guard::guard(&file.host, &guests)?;
     Ok(Settings {
         host,
         guard,
         guests,
     })
-}
-
-/// Where the guard is. An uplink is no port: what comes in there is no guest's.
-fn guard(entry: &HostEntry, guests: &[Guest]) -> Result<Guard, Problem> {
-    let Some(uplinks) = &entry.uplinks else {
-        return Ok(match entry.guard {
-            Some(false) => Guard::Off,
-            Some(true) | None => Guard::Found,
-        });
-    };
-    if entry.guard == Some(false) {
-        return Err(problem(
-            uplinks,
-            "the guard is off, so no uplink has one: remove `uplinks`, or `guard = false`",
-        ));
-    }
-    if uplinks.get_ref().is_empty() {
-        return Err(problem(
-            uplinks,
-            "no uplink is named: leave it out to have them found, or write `guard = false` if there shall be no guard",
-        ));
-    }
-    let named = uplinks.get_ref().iter().map(|text| {
-        let name: PortName = parsed(text)?;
-        match guests.iter().find(|guest| guest.port == name) {
-            Some(guest) => Err(problem(
-                text,
-                format!(
-                    "{name} is the port of instance {}, and an uplink is no port",
-                    guest.name
-                ),
-            )),
-            None => Ok(name),
-        }
-    });
-    Ok(Guard::Named(named.collect::<Result<_, _>>()?))
 }
 
 fn host(entry: &HostEntry, made_up: MadeUp<'_>) -> Result<Host, Problem> {
@@ -1320,65 +1285,5 @@ MIIB
         );
         assert_eq!(&*instance.public_keys[0].openssh, "ssh-rsa AAAA my key");
         assert_eq!(instance.user_data, None);
-    }
-}
-
-#[cfg(test)]
-mod guard_tests {
-    use super::*;
-    use crate::config::{ConfigError, load};
-
-    struct One(&'static str);
-
-    impl Files for One {
-        fn read(&self, _path: &Path, _bytes_max: usize) -> std::io::Result<Vec<u8>> {
-            Ok(self.0.as_bytes().to_vec())
-        }
-    }
-
-    fn check(toml: &'static str, expected: Result<Guard, &str>) {
-        let installation = Installation {
-            seed: [7; 16],
-            created: UnixSeconds(0),
-        };
-        let settings = load(Path::new("imds.toml"), &installation, &One(toml));
-        let guard = settings.map(|settings| settings.guard);
-        match (guard, expected) {
-            (Ok(guard), Ok(expected)) => assert_eq!(guard, expected, "{toml}"),
-            (Err(ConfigError::Wrong { message, .. }), Err(words)) => {
-                assert!(message.contains(words), "{toml}: {message}");
-            }
-            (guard, expected) => panic!("{toml}: {guard:?} instead of {expected:?}"),
-        }
-    }
-
-    #[test]
-    fn the_guard_is_on_unless_it_is_off() {
-        let named = |names: &[&str]| {
-            Ok(Guard::Named(
-                names.iter().map(|name| name.parse().unwrap()).collect(),
-            ))
-        };
-        check("", Ok(Guard::Found));
-        check("[host]\nguard = true", Ok(Guard::Found));
-        check("[host]\nguard = false", Ok(Guard::Off));
-        check(
-            "[host]\nuplinks = [\"eth0\", \"wg0\"]",
-            named(&["eth0", "wg0"]),
-        );
-        check(
-            "[host]\nguard = true\nuplinks = [\"eth0\"]",
-            named(&["eth0"]),
-        );
-        check("[host]\nuplinks = []", Err("guard = false"));
-        check(
-            "[host]\nguard = false\nuplinks = [\"eth0\"]",
-            Err("the guard is off"),
-        );
-        check("[host]\nuplinks = [\"eth 0\"]", Err("not the name"));
-        check(
-            "[host]\nuplinks = [\"tap0\"]\n[[instance]]\nname = \"web\"\nport = \"tap0\"",
-            Err("tap0 is the port of instance web"),
-        );
     }
 }
