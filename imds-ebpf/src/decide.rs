@@ -18,6 +18,10 @@ use crate::{
     },
 };
 
+/// The groups of 169.254.169.254 as they lie in a packet.
+const METADATA_V4_HIGH: u16 = ((METADATA_V4 >> 16) as u16).to_be();
+const METADATA_V4_LOW: u16 = (METADATA_V4 as u16).to_be();
+
 /// Where a guest's packet goes.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +40,8 @@ pub enum Verdict {
 /// every packet, so it compares as few groups as it can.
 #[inline(always)]
 pub const fn names_metadata_v4(source_and_destination: &[u16; 4]) -> bool {
-    const HIGH: u16 = ((METADATA_V4 >> 16) as u16).to_be();
-    const LOW: u16 = (METADATA_V4 as u16).to_be();
     let [source_high, source_low, high, low] = *source_and_destination;
-    high == HIGH && low == LOW || source_high == HIGH && source_low == LOW
+    is_for_metadata_v4(&[high, low]) || is_for_metadata_v4(&[source_high, source_low])
 }
 
 /// Whether the packet may be about the metadata service: [`ipv6`] would look further.
@@ -198,6 +200,27 @@ pub fn reply_v6(ip: &Ipv6) -> Option<u32> {
     slot::slot_of_tag_v6(host_order(ip.source()))
 }
 
+/// Whether a packet on its way out came in by an interface of the host (`skb->skb_iif`, which every receipt sets). The
+/// host's own packets have none, or `lo`, whose number is 1 in every namespace (`LOOPBACK_IFINDEX`, linux/netdevice.h).
+#[inline(always)]
+pub const fn is_forwarded(ingress_ifindex: u32) -> bool {
+    const LOOPBACK: u32 = 1;
+    ingress_ifindex > LOOPBACK
+}
+
+/// Whether an IPv4 destination (network order) is the metadata service's.
+#[inline(always)]
+pub const fn is_for_metadata_v4(destination: &[u16; 2]) -> bool {
+    let [high, low] = *destination;
+    high == METADATA_V4_HIGH && low == METADATA_V4_LOW
+}
+
+/// Whether an IPv6 destination (network order) is the metadata service's.
+#[inline(always)]
+pub const fn is_for_metadata_v6(destination: &[u16; 8]) -> bool {
+    is_metadata_v6(destination)
+}
+
 /// Whether an answer can be sent to this IPv4 address (host order): not 0/8, loopback (which holds the tags),
 /// multicast or broadcast. 240/4 is fine: Linux guests use it.
 #[inline(always)]
@@ -228,4 +251,47 @@ const fn is_extension_header(next_header: u8) -> bool {
         index += 1;
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{METADATA_V6, network_order};
+
+    #[test]
+    fn what_came_in_by_an_interface_is_forwarded_and_what_the_host_sends_is_not() {
+        for (ingress_ifindex, expected) in [(0, false), (1, false), (2, true), (u32::MAX, true)] {
+            assert_eq!(is_forwarded(ingress_ifindex), expected, "{ingress_ifindex}");
+        }
+    }
+
+    #[test]
+    fn no_address_but_the_services_is_guarded() {
+        let v4 = |a: u8, b, c, d| {
+            [
+                u16::from_be_bytes([a, b]).to_be(),
+                u16::from_be_bytes([c, d]).to_be(),
+            ]
+        };
+        for (destination, expected) in [
+            (v4(169, 254, 169, 254), true),
+            (v4(169, 254, 169, 253), false),
+            (v4(169, 254, 254, 169), false),
+            (v4(254, 169, 254, 169), false),
+            (v4(0, 0, 0, 0), false),
+        ] {
+            assert_eq!(
+                is_for_metadata_v4(&destination),
+                expected,
+                "{destination:?}"
+            );
+        }
+        let service = network_order(METADATA_V6);
+        assert!(is_for_metadata_v6(&service));
+        for group in 0..service.len() {
+            let mut other = service;
+            other[group] ^= 1;
+            assert!(!is_for_metadata_v6(&other), "{other:?}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod packet;
 mod programs {
     mod port_ingress;
     mod responder_ingress;
+    mod uplink_egress;
 }
 
 #[panic_handler]

@@ -3,10 +3,11 @@
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LruPerCpuHashMap, PerCpuArray},
 };
 use imds_ebpf::abi::{
     counter::Counter,
+    guard::GUARDED_MAX,
     link_header::{LinkHeader, LinkMemory},
     port::{PORTS_MAX, SlotEntry},
     rate::Rate,
@@ -37,6 +38,11 @@ static RATES: Array<Rate> = Array::with_max_entries(INSTANCES_MAX, 0);
 /// Packet counts by [`Counter`]. Written by the programs, read by the daemon.
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+
+/// Interface index by which packets came in → how many of them the guard dropped. Written by `uplink_egress`, read by
+/// the daemon, which removes interfaces that are gone.
+#[map]
+static GUARDED: LruPerCpuHashMap<u32, u64> = LruPerCpuHashMap::with_max_entries(GUARDED_MAX, 0);
 
 /// The host's end of the veth pair into the responder's namespace.
 #[inline(always)]
@@ -101,4 +107,16 @@ pub(crate) fn count(counter: Counter) {
     };
     // SAFETY: the element is this CPU's own, and a program is not preempted by another of its kind on one CPU.
     unsafe { *count += 1 };
+}
+
+/// Counts one packet that the guard dropped, by the interface that it came in by.
+#[inline(always)]
+pub(crate) fn count_guarded(ingress_ifindex: u32) {
+    if let Some(count) = GUARDED.get_ptr_mut(ingress_ifindex) {
+        // SAFETY: the element is this CPU's own, and the map keeps it while the program runs.
+        unsafe { *count += 1 };
+        return;
+    }
+    // Refused only where the kernel has no memory: the packet is dropped all the same.
+    GUARDED.insert(ingress_ifindex, 1, 0).ok();
 }

@@ -92,6 +92,27 @@ pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// The interface that the packet came in by, on a hook where it leaves; 0 for what the host sends itself.
+#[inline(always)]
+pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
+/// The EtherType that the kernel noted for the packet, for devices whose packets carry none.
+#[inline(always)]
+pub(crate) fn protocol(ctx: &TcContext) -> u16 {
+    // SAFETY: the context is valid while the program runs.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    u16::from_be(protocol as u16)
+}
+
+/// Whether the packet has so many bytes, wherever they are.
+#[inline(always)]
+pub(crate) fn reaches(ctx: &TcContext, bytes: usize) -> bool {
+    ctx.len() >= bytes as u32
+}
+
 /// How many packets the wire would carry for this one: large segments stand for several.
 #[inline(always)]
 pub(crate) fn wire_packets(ctx: &TcContext) -> u32 {

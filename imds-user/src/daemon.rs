@@ -10,21 +10,25 @@ use std::{
     io,
     path::PathBuf,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{self, ConfigError, Guest, Settings, disk::Disk},
+    config::{self, ConfigError, Guard, Guest, Settings, disk::Disk},
     control::{
-        self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
-        server::Question,
+        self, CredentialStatus, DaemonStatus, GuardStatus, PortStatus, ResponderStatus,
+        StatusReport, UplinkStatus, server::Question,
     },
     credentials::{CredentialSource, Keeper},
     dataplane::{
         DataPlane, DataPlaneError, Port,
+        guard::Uplink,
         load::KernelLog,
         slots::{SlotAllocator, SlotsExhausted},
     },
@@ -34,7 +38,8 @@ use crate::{
     memory,
     netns::{
         link::{Link, LinkError, Links},
-        uplink::uplinks,
+        uplink::{self, Way},
+        watch::{Change, Watch},
     },
     responder::{
         namespace::{NamespaceError, ResponderNamespace},
@@ -123,6 +128,10 @@ pub enum DaemonError {
 /// barer than anything that this was tried on.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// The least time between two looks at interfaces and routes, so that a storm of changes does not keep the daemon from
+/// everything else. The first change after a rest is seen at once.
+const REST_BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. Nothing is left behind.
 ///
 /// # Errors
@@ -136,12 +145,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     }
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
-    let settings = config::load(&options.config, &state.installation()?, &Disk)?;
+    let mut settings = config::load(&options.config, &state.installation()?, &Disk)?;
     let lives = state.lives()?;
-    let wanted = find_ports(settings.guests, &lives).await?;
+    let wanted = find_ports(std::mem::take(&mut settings.guests), &lives).await?;
 
     let name = state.namespace_name();
-    let served = serve(options, &state, settings.host, lives, wanted, signals).await;
+    let served = serve(options, &state, settings, lives, wanted, signals).await;
     let removed = ResponderNamespace::remove(&name).await;
     served.and(removed.map_err(DaemonError::from))
 }
@@ -150,7 +159,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 async fn serve(
     options: Options,
     state: &StateDir,
-    host: Host,
+    settings: Settings,
     lives: Lives,
     wanted: Wanted,
     signals: Signals,
@@ -158,7 +167,7 @@ async fn serve(
     // Sources are asked while everything else is built.
     let mut credentials = Keeper::default();
     credentials.want(sources(&wanted));
-    let mut daemon = Daemon::build(options, state, host, lives, credentials).await?;
+    let mut daemon = Daemon::build(options, state, settings, lives, credentials).await?;
     let outcome = daemon.serve(state, wanted, signals).await;
     daemon.dismantle().await;
     outcome
@@ -181,7 +190,9 @@ struct Daemon {
     dataplane: DataPlane,
     slots: SlotAllocator,
     responder: Responder,
+    links: Links,
     host: Host,
+    guard: Guard,
     /// What commands did to instances. The state directory holds the same.
     lives: Lives,
     credentials: Keeper,
@@ -206,10 +217,11 @@ impl Daemon {
     async fn build(
         options: Options,
         state: &StateDir,
-        host: Host,
+        settings: Settings,
         lives: Lives,
         credentials: Keeper,
     ) -> Result<Self, DaemonError> {
+        let Settings { host, guard, .. } = settings;
         let ResponderNamespace {
             netns,
             host_end,
@@ -243,7 +255,9 @@ impl Daemon {
             dataplane,
             slots: SlotAllocator::default(),
             responder,
+            links: Links::open()?,
             host,
+            guard,
             lives,
             credentials,
             served: BTreeMap::new(),
@@ -256,6 +270,9 @@ impl Daemon {
         wanted: Wanted,
         mut signals: Signals,
     ) -> Result<(), DaemonError> {
+        // Before the first look, so that nothing changes unseen after it.
+        let mut watch = Watch::open().map_err(watch_error)?;
+        self.guard_exactly(self.guard.clone()).await?;
         self.fall_due(state).await?;
         self.apply(state, self.host.clone(), wanted).await?;
         let mut questions =
@@ -265,6 +282,8 @@ impl Daemon {
             })?;
         notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("serving {} guests", self.served.len());
+        let mut looked = Instant::now();
+        let mut look_due = None;
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
@@ -277,11 +296,88 @@ impl Daemon {
                     }
                 }
                 () = self.credentials.changed() => self.renew_credentials().await?,
+                changes = watch.next() => {
+                    match changes {
+                        Ok(changes) => self.note(&changes),
+                        Err(error) => {
+                            tracing::error!("follow interfaces and routes: {error}");
+                            watch = Watch::open().map_err(watch_error)?;
+                        }
+                    }
+                    look_due.get_or_insert(looked + REST_BETWEEN_LOOKS);
+                }
+                () = until(look_due) => {
+                    self.look().await;
+                    looked = Instant::now();
+                    look_due = None;
+                }
             }
         }
         notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
         Ok(())
+    }
+
+    /// Deals with what cannot wait for a look.
+    fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            let Change::Gone(ifindex) = change else {
+                continue;
+            };
+            if let Err(error) = self.dataplane.forget_interface(*ifindex) {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    /// Follows interfaces and routes: what has become an uplink is guarded.
+    async fn look(&mut self) {
+        match self.uplinks(&self.guard).await {
+            Ok(uplinks) => self.dataplane.guard(uplinks),
+            Err(error) => tracing::error!("look for uplinks: {error}"),
+        }
+    }
+
+    /// Guards what is to be guarded now, and nothing else.
+    async fn guard_exactly(&mut self, guard: Guard) -> Result<(), DaemonError> {
+        let uplinks = self.uplinks(&guard).await?;
+        if guard == Guard::Off {
+            tracing::warn!(
+                "the guard is off (guard = false): guests that are not served, or not yet, may reach this host's own \
+                 metadata service by its uplinks"
+            );
+        }
+        if let Guard::Named(names) = &guard {
+            let is_missing = |name: &&config::PortName| {
+                uplinks.iter().all(|uplink| uplink.name != name.as_str())
+            };
+            for name in names.iter().filter(is_missing) {
+                tracing::warn!("uplink {name} is not there: it is guarded once it is");
+            }
+        }
+        let kept: Vec<u32> = uplinks.iter().map(|uplink| uplink.ifindex).collect();
+        self.guard = guard;
+        self.dataplane.guard(uplinks);
+        Ok(self.dataplane.unguard_all_but(&kept)?)
+    }
+
+    /// The uplinks there are.
+    async fn uplinks(&self, guard: &Guard) -> Result<Vec<Uplink>, DaemonError> {
+        let links = self.links.list().await?;
+        let found: Vec<&Link> = match guard {
+            Guard::Off => Vec::new(),
+            Guard::Found => uplink::uplinks(&links, &self.links.ways().await?),
+            Guard::Named(names) => links
+                .iter()
+                .filter(|link| names.iter().any(|name| name.as_str() == link.name))
+                .collect(),
+        };
+        let uplinks = found.into_iter().map(|link| Uplink {
+            name: link.name.clone(),
+            ifindex: link.index,
+            is_ethernet: link.is_ethernet,
+        });
+        Ok(uplinks.collect())
     }
 
     /// Takes everything down; an error is logged and the rest goes on.
@@ -293,6 +389,9 @@ impl Daemon {
             }
         }
         self.responder.stop().await;
+        if let Err(error) = self.dataplane.unguard_all_but(&[]) {
+            tracing::error!("{error}");
+        }
     }
 
     /// Reads the configuration again. A wrong one changes nothing.
@@ -308,6 +407,7 @@ impl Daemon {
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
         let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
         let wanted = find_ports(settings.guests, &self.lives).await?;
+        self.guard_exactly(settings.guard).await?;
         self.apply(state, settings.host, wanted).await
     }
 
@@ -484,8 +584,44 @@ impl Daemon {
                     guest.report(counters, &self.credentials)
                 })
                 .collect(),
+            guard: self.guard_report().await?,
             drops: named(drops),
             packets: named(packets),
+        })
+    }
+
+    async fn guard_report(&self) -> Result<GuardStatus, DaemonError> {
+        let links = self.links.list().await?;
+        let name_of = |ifindex: u32| {
+            let link = links.iter().find(|link| link.index == ifindex);
+            link.map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
+        };
+        let guarded = self.dataplane.guarded();
+        let missing = match &self.guard {
+            Guard::Named(names) => names.as_slice(),
+            Guard::Found | Guard::Off => &[],
+        };
+        let missing = missing
+            .iter()
+            .filter(|name| guarded.iter().all(|uplink| uplink.name != name.as_str()))
+            .map(|name| UplinkStatus {
+                interface: name.to_string(),
+                is_guarded: false,
+                why_not: Some("there is no such interface".to_owned()),
+            });
+        let uplinks = guarded.iter().map(|uplink| UplinkStatus {
+            interface: uplink.name.clone(),
+            is_guarded: uplink.refusal.is_none(),
+            why_not: uplink.refusal.clone(),
+        });
+        let dropped = self.dataplane.guarded_from()?;
+        Ok(GuardStatus {
+            is_on: self.guard != Guard::Off,
+            uplinks: uplinks.chain(missing).collect(),
+            dropped: dropped
+                .into_iter()
+                .map(|(ifindex, count)| (name_of(ifindex), count))
+                .collect(),
         })
     }
 }
@@ -611,15 +747,14 @@ async fn find_ports(guests: Vec<Guest>, lives: &Lives) -> Result<Wanted, DaemonE
         }
         found => found,
     };
-    let links = Links::open()?.list().await?;
+    let handle = Links::open()?;
+    let ways: Vec<Way> = handle.ways().await?;
+    let uplinks = uplink::defaults(&ways);
+    let links = handle.list().await?;
     let links: BTreeMap<&str, &Link> = links
         .iter()
         .map(|link| (link.name.as_str(), link))
         .collect();
-    let uplinks = uplinks().map_err(|cause| DaemonError::System {
-        what: "read the routes",
-        cause,
-    })?;
     guests
         .into_iter()
         .map(|guest| {
@@ -645,7 +780,7 @@ fn is_absent(port: &Port) -> bool {
 fn port_of(
     guest: &Guest,
     links: &BTreeMap<&str, &Link>,
-    uplinks: &BTreeSet<String>,
+    uplinks: &BTreeSet<u32>,
 ) -> Result<Port, DaemonError> {
     let (port, instance) = (guest.port.to_string(), guest.name.to_string());
     let Some(link) = links.get(port.as_str()) else {
@@ -653,7 +788,7 @@ fn port_of(
     };
     let why = if !link.is_ethernet {
         "it carries no Ethernet frames"
-    } else if uplinks.contains(&port) {
+    } else if uplinks.contains(&link.index) {
         "a default route of the host leaves by it, so it is an uplink: what comes in there is no guest's"
     } else if link.kind == "bridge" {
         "it is a bridge: name the interfaces of its guests instead, each of which is a port of its own"
@@ -691,6 +826,21 @@ impl Signals {
             interrupt: on(SignalKind::interrupt())?,
             reload: on(SignalKind::hangup())?,
         })
+    }
+}
+
+fn watch_error(cause: io::Error) -> DaemonError {
+    DaemonError::System {
+        what: "follow interfaces and routes",
+        cause,
+    }
+}
+
+/// Waits for a moment, or for ever if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,8 @@ use crate::instance::InstanceText;
 use crate::namespace::Namespace;
 use crate::process::run;
 use crate::skip::{has_command, needs_root};
+use crate::tap::Tun;
+use crate::uplink::Uplink;
 
 /// Region, zone and account of every test host.
 const HOST_TABLE: &str = r#"region = "eu-central-1"
@@ -36,6 +38,7 @@ pub struct Host {
     environment: Vec<(String, String)>,
     instances: Vec<InstanceText>,
     bridges: BTreeSet<String>,
+    uplinks: u8,
 }
 
 impl Host {
@@ -64,6 +67,7 @@ impl Host {
             environment: Vec::new(),
             instances: Vec::new(),
             bridges: BTreeSet::new(),
+            uplinks: 0,
         })
     }
 
@@ -239,6 +243,46 @@ impl Host {
             .into_iter()
             .find_map(|counters| counters[name].as_u64());
         counted.unwrap_or_else(|| panic!("no counter {name} in {status}"))
+    }
+
+    /// Gives the host a way out, with a stand-in for its own metadata service behind it. The default routes leave by it,
+    /// and the host forwards.
+    pub fn uplink(&mut self, interface: &str) -> Uplink {
+        let uplink = self.uplink_without_route(interface);
+        uplink.take_default_routes(&self.namespace);
+        uplink
+    }
+
+    /// The same, but no route leaves by it yet.
+    pub fn uplink_without_route(&mut self, interface: &str) -> Uplink {
+        self.forward();
+        self.uplinks += 1;
+        Uplink::new(&self.namespace, interface, self.uplinks)
+    }
+
+    /// The same at a bridge: the interface is one of its ports, and the default routes leave by the bridge.
+    pub fn uplink_on_bridge(&mut self, bridge: &str, interface: &str) -> Uplink {
+        self.forward();
+        self.bridge(bridge);
+        self.uplinks += 1;
+        let uplink = Uplink::on_bridge(&self.namespace, bridge, interface, self.uplinks);
+        uplink.take_default_routes(&self.namespace);
+        uplink
+    }
+
+    /// Gives the host a way out by a device without Ethernet, as a VPN has it; the test sees what leaves by it.
+    pub fn tun_uplink(&mut self, interface: &str) -> Tun {
+        self.forward();
+        let tun = Tun::new(&self.namespace, interface);
+        self.namespace.ip(&format!(
+            "route replace default dev {interface}\nroute replace ::/0 dev {interface}"
+        ));
+        tun
+    }
+
+    fn forward(&self) {
+        self.namespace.sysctl("net/ipv4/ip_forward", "1");
+        self.namespace.sysctl("net/ipv6/conf/all/forwarding", "1");
     }
 
     /// Makes sure of a bridge with a hardware address of its own.

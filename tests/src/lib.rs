@@ -34,6 +34,7 @@ pub mod properties;
 mod skip;
 mod sts;
 mod tap;
+mod uplink;
 mod vector;
 mod vm;
 mod walk;
@@ -54,7 +55,8 @@ pub use process::{
 };
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};
-pub use tap::Tap;
+pub use tap::{Tap, Tun};
+pub use uplink::{STAND_IN_ANSWER, Uplink};
 pub use vector::{check_vectors, shown_body};
 pub use vm::Machine;
 pub use walk::{Place, walk};

@@ -27,7 +27,7 @@ pub struct Tap {
 impl Tap {
     pub(crate) fn new(host: &Namespace, port: &str, mtu: u32, id: &str) -> Self {
         let file = host
-            .enter(|| open(port))
+            .enter(|| open(port, libc::IFF_TAP))
             .unwrap_or_else(|error| panic!("tap device {port}: {error}"));
         host.ip(&format!("link set {port} mtu {mtu}\nlink set {port} up"));
         let port_mac = parse_mac(&host.mac(port));
@@ -88,7 +88,7 @@ impl Tap {
     ) -> Option<T> {
         let deadline = Instant::now() + within;
         loop {
-            let frame = self.next_frame(deadline)?;
+            let frame = next(&self.file, deadline)?;
             if let Some(answer) = wanted(&frame) {
                 return Some(answer);
             }
@@ -144,32 +144,62 @@ impl Tap {
         }
         panic!("no end of the answer: {segments:?}");
     }
+}
 
-    fn next_frame(&self, deadline: Instant) -> Option<Vec<u8>> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).expect("a test waits for seconds, not weeks");
-        let mut waiting = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut waiting, timeout).expect("a tap device can be polled") == 0 {
-            return None;
+/// An open tun device, whose packets have no frame; it is gone when dropped.
+pub struct Tun {
+    file: File,
+}
+
+impl Tun {
+    pub(crate) fn new(host: &Namespace, name: &str) -> Self {
+        let file = host
+            .enter(|| open(name, libc::IFF_TUN))
+            .unwrap_or_else(|error| panic!("tun device {name}: {error}"));
+        host.ip(&format!("link set {name} up"));
+        Self { file }
+    }
+
+    /// The first packet that leaves by the device for which `wanted` has an answer, within a time.
+    pub fn receive<T>(
+        &self,
+        within: Duration,
+        mut wanted: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + within;
+        loop {
+            let packet = next(&self.file, deadline)?;
+            if let Some(answer) = wanted(&packet) {
+                return Some(answer);
+            }
         }
-        let mut frame = vec![0; 65_536];
-        let length = (&self.file)
-            .read(&mut frame)
-            .expect("a readable tap device has a frame");
-        frame.truncate(length);
-        Some(frame)
     }
 }
 
-/// Makes a tap device in the namespace of the calling thread.
-fn open(name: &str) -> io::Result<File> {
+fn next(file: &File, deadline: Instant) -> Option<Vec<u8>> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).expect("a test waits for seconds, not weeks");
+    let mut waiting = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut waiting, timeout).expect("a tap device can be polled") == 0 {
+        return None;
+    }
+    let mut frame = vec![0; 65_536];
+    let length = (&mut &*file)
+        .read(&mut frame)
+        .expect("a readable tap device has a frame");
+    frame.truncate(length);
+    Some(frame)
+}
+
+/// Makes a device of a kind in the namespace of the calling thread.
+fn open(name: &str, kind: libc::c_int) -> io::Result<File> {
     let file = File::options()
         .read(true)
         .write(true)
         .open("/dev/net/tun")?;
     let mut request = [0_u8; size_of::<libc::ifreq>()];
     request[..name.len()].copy_from_slice(name.as_bytes());
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let flags = kind | libc::IFF_NO_PI;
     let flags = i16::try_from(flags).expect("these flags fit, see linux/if_tun.h");
     request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
     attach(&file, &mut request)?;

@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, TestRun, TestRunOptions,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
     programs::SchedClassifier,
 };
 use etherparse::{
@@ -23,7 +23,7 @@ use imds_ebpf::abi::{
     counter::Counter, link_header::LinkMemory, port::SlotEntry, rate::Rate, slot,
 };
 use imds_tests::needs_root;
-use imds_user::dataplane::load::{self, KernelLog, PORT_INGRESS, RESPONDER_INGRESS};
+use imds_user::dataplane::load::{self, KernelLog, PORT_INGRESS, RESPONDER_INGRESS, UPLINK_EGRESS};
 
 const PASS: u32 = u32::MAX; // TC_ACT_UNSPEC
 const DROP: u32 = 2; // TC_ACT_SHOT
@@ -126,6 +126,22 @@ impl Programs {
 
     fn run_responder(&mut self, frame: &[u8]) -> Ran {
         self.run(RESPONDER_INGRESS, frame)
+    }
+
+    /// Runs the guard on a frame that came in by an interface; by none if the host sends it itself.
+    fn run_uplink(&mut self, frame: &[u8], ingress_ifindex: u32) -> Ran {
+        // `struct __sk_buff` (linux/bpf.h): ingress_ifindex at 36.
+        let mut context = [0; 192];
+        context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
+        self.run_with(UPLINK_EGRESS, frame, Some(&context))
+    }
+
+    fn guarded_from(&mut self, ingress_ifindex: u32) -> u64 {
+        let guarded: PerCpuHashMap<_, u32, u64> =
+            PerCpuHashMap::try_from(self.ebpf.map_mut("GUARDED").unwrap()).unwrap();
+        guarded
+            .get(&ingress_ifindex, 0)
+            .map_or(0, |counts| counts.iter().sum())
     }
 
     fn run(&mut self, program: &'static str, frame: &[u8]) -> Ran {
@@ -1148,6 +1164,168 @@ fn random_bytes_never_reach_the_responder_unless_they_are_a_call() {
                 random.seed
             );
         }
+    }
+}
+
+/// An interface that forwarded packets came in by.
+const INGRESS: u32 = 1234;
+
+/// Frames to the service that no port would take as they are; the guard looks at the destination alone.
+fn bound_for_metadata() -> Vec<(&'static str, Vec<u8>)> {
+    let tcp = tcp_v4(GUEST, METADATA)[34..].to_vec();
+    let more = |ip: &mut Ipv4Header| ip.more_fragments = true;
+    let later = |ip: &mut Ipv4Header| ip.fragment_offset = 8.try_into().unwrap();
+    let options = |ip: &mut Ipv4Header| {
+        ip.options = [1, 1, 1, 0].into();
+        ip.total_len += 4;
+    };
+    let header = |next: IpNumber| ipv6(|ip| ip.next_header = next, &tcp);
+    let mut lie = tcp_v4(GUEST, METADATA);
+    lie[14] = 0x6f;
+    vec![
+        ("TCP", tcp_v4(GUEST, METADATA)),
+        ("TCP over IPv6", tcp_v6(GUEST_V6, METADATA_V6)),
+        ("more fragments", ipv4(more, &tcp)),
+        ("a later fragment", ipv4(later, &tcp)),
+        ("options", ipv4(options, &tcp)),
+        ("UDP", ipv4(|ip| ip.protocol = IpNumber::UDP, &tcp)),
+        ("nothing behind the header", ipv4(|_| {}, &[])),
+        ("a header that lies", lie),
+        ("from the service's address", tcp_v4(METADATA, METADATA)),
+        ("from loopback", tcp_v4([127, 0, 0, 1], METADATA)),
+        ("an IPv6 fragment", header(IpNumber(44))),
+        ("an extension header", header(IpNumber(0))),
+        ("a routing header", header(IpNumber(43))),
+        ("no IPv6 payload", ipv6(|_| {}, &[])),
+    ]
+}
+
+#[test]
+fn the_guard_drops_what_is_forwarded_to_the_service_in_whatever_form() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    let service_tagged = |frame: &[u8]| tagged(frame, 7, EtherType::PROVIDER_BRIDGING);
+    let mut expected = 0;
+    for (what, frame) in bound_for_metadata() {
+        for frame in [
+            frame.clone(),
+            in_vlan(&frame),
+            service_tagged(&frame),
+            service_tagged(&in_vlan(&frame)),
+        ] {
+            let ran = programs.run_uplink(&frame, INGRESS);
+            assert_eq!(
+                (ran.action, ran.counted),
+                (DROP, vec![Counter::Guarded]),
+                "{what}: {frame:02x?}"
+            );
+            expected += 1;
+        }
+    }
+    assert_eq!(programs.guarded_from(INGRESS), expected);
+    assert_eq!(programs.guarded_from(INGRESS + 1), 0);
+    let other = programs.run_uplink(&tcp_v4(GUEST, METADATA), INGRESS + 1);
+    assert_eq!(other.action, DROP);
+    assert_eq!(programs.guarded_from(INGRESS + 1), 1);
+}
+
+#[test]
+fn the_guard_lets_the_host_itself_pass() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    // Not received at all, or received by `lo`.
+    for ingress_ifindex in [0, 1] {
+        for (what, frame) in bound_for_metadata() {
+            let ran = programs.run_uplink(&frame, ingress_ifindex);
+            assert_eq!((ran.action, ran.counted), (PASS, vec![]), "{what}");
+            assert_eq!(ran.frame, frame, "{what}: changed");
+        }
+    }
+}
+
+#[test]
+fn the_guard_lets_everything_else_pass() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    let mut neighbour_v6 = METADATA_V6;
+    neighbour_v6[15] ^= 1;
+    for (what, frame) in [
+        ("IPv4", tcp_v4(GUEST, [10, 0, 0, 1])),
+        ("a neighbour", tcp_v4(GUEST, [169, 254, 169, 253])),
+        ("from the service", tcp_v4(METADATA, GUEST)),
+        ("IPv6", tcp_v6(GUEST_V6, GUEST_V6)),
+        ("a neighbour over IPv6", tcp_v6(GUEST_V6, neighbour_v6)),
+        ("from the service over IPv6", tcp_v6(METADATA_V6, GUEST_V6)),
+        ("ARP", arp(ArpOperation::REQUEST, GUEST, METADATA)),
+        ("another EtherType", ethernet(EtherType(0x88cc))),
+    ] {
+        for frame in [frame.clone(), in_vlan(&frame), in_vlan(&in_vlan(&frame))] {
+            let ran = programs.run_uplink(&frame, INGRESS);
+            assert_eq!((ran.action, ran.counted), (PASS, vec![]), "{what}");
+            assert_eq!(ran.frame, frame, "{what}: changed");
+        }
+    }
+}
+
+#[test]
+fn the_guard_is_closed_where_nobody_can_look() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    for (what, frame, address_ends) in [
+        ("IPv4", tcp_v4(GUEST, METADATA), 34),
+        ("IPv4 in a VLAN", in_vlan(&tcp_v4(GUEST, METADATA)), 38),
+        ("IPv6", tcp_v6(GUEST_V6, METADATA_V6), 54),
+        (
+            "IPv6 in a VLAN",
+            in_vlan(&tcp_v6(GUEST_V6, METADATA_V6)),
+            58,
+        ),
+    ] {
+        // The kernel's test runs take nothing shorter than the headers that the EtherType promises.
+        let shortest = if frame[12] == 0x81 { 14 } else { address_ends };
+        for length in shortest..frame.len() {
+            let ran = programs.run_uplink(&frame[..length], INGRESS);
+            let expected = if length < address_ends { PASS } else { DROP };
+            assert_eq!(ran.action, expected, "{what} cut at {length}");
+        }
+    }
+    let foreign = in_vlan(&in_vlan(&in_vlan(&tcp_v4(GUEST, [10, 0, 0, 1]))));
+    let ran = programs.run_uplink(&foreign, INGRESS);
+    assert_eq!((ran.action, ran.counted), (DROP, vec![Counter::Guarded]));
+}
+
+#[test]
+fn random_bytes_never_pass_the_guard_to_the_service() {
+    let Some(mut programs) = Programs::load() else {
+        return;
+    };
+    let random = Random::new();
+    let templates = [
+        tcp_v4(GUEST, METADATA),
+        tcp_v6(GUEST_V6, METADATA_V6),
+        in_vlan(&tcp_v4(GUEST, METADATA)),
+        in_vlan(&tcp_v6(GUEST_V6, METADATA_V6)),
+    ];
+    for _ in 0..2_000 {
+        let mut frame = templates[random.below(templates.len())].clone();
+        for _ in 0..=random.below(4) {
+            let at = random.below(frame.len());
+            frame[at] = random.next() as u8;
+        }
+        let ran = programs.run_uplink(&frame, INGRESS);
+        let behind = if frame[12..14] == [0x81, 0] { 4 } else { 0 };
+        let at = |from: usize, to: usize| &frame[behind + from..behind + to];
+        let names_it = match at(12, 14) {
+            [8, 0] => *at(30, 34) == METADATA,
+            [0x86, 0xdd] => *at(38, 54) == METADATA_V6,
+            _ => continue,
+        };
+        let expected = if names_it { DROP } else { PASS };
+        assert_eq!(ran.action, expected, "seed {}: {frame:02x?}", random.seed);
     }
 }
 

@@ -72,6 +72,8 @@ counters! {
     ReplyStale = "reply-stale",
     /// Dropped on its way out: no packet of the guest told yet where it is.
     ReplyUnknownLink = "reply-unknown-link",
+    /// Dropped on its way out by an uplink: forwarded to the metadata address, where the host's own service may be.
+    Guarded = "guarded",
 }
 
 impl Counter {

@@ -1,6 +1,7 @@
 //! Map keys, values and limits as both sides see them: fixed width, `repr(C)`, no padding that is not named.
 
 pub mod counter;
+pub mod guard;
 pub mod link_header;
 pub mod port;
 pub mod rate;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imds_user::control::{self, PortStatus, StatusReport};
+use imds_user::control::{self, GuardStatus, PortStatus, StatusReport};
 
 use super::table::{Align, Cell, Table};
 use super::{BAD, BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
@@ -43,6 +43,7 @@ impl Status {
 
 fn write_report(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> io::Result<()> {
     write_processes(out, report, now)?;
+    write_guard(out, &report.guard)?;
     writeln!(out)?;
     write_ports(out, &report.ports)?;
     write_credentials(out, &report.ports, unix_seconds(now))?;
@@ -76,6 +77,36 @@ fn write_processes(out: &mut dyn Write, report: &StatusReport, now: SystemTime) 
         )?;
     }
     writeln!(out)
+}
+
+fn write_guard(out: &mut dyn Write, guard: &GuardStatus) -> io::Result<()> {
+    write!(out, "{BOLD}Guard{BOLD:#}      ")?;
+    if !guard.is_on {
+        return writeln!(
+            out,
+            "{BAD}off{BAD:#}: guests that are not served may reach this host's own metadata service"
+        );
+    }
+    let (on, off): (Vec<_>, Vec<_>) = guard.uplinks.iter().partition(|uplink| uplink.is_guarded);
+    let names: Vec<&str> = on.iter().map(|uplink| uplink.interface.as_str()).collect();
+    match names.is_empty() {
+        true => write!(out, "no uplink")?,
+        false => write!(out, "{GOOD}on{GOOD:#} {}", names.join(", "))?,
+    }
+    for (at, (interface, count)) in guard.dropped.iter().enumerate() {
+        let begin = if at == 0 { ", dropped from " } else { ", " };
+        write!(out, "{begin}{interface} {WARNING}{count}{WARNING:#}")?;
+    }
+    writeln!(out)?;
+    for uplink in off {
+        let why_not = uplink.why_not.as_deref().unwrap_or("nobody knows why");
+        writeln!(
+            out,
+            "{:<11}{BAD}not on {}{BAD:#}: {why_not}",
+            "", uplink.interface
+        )?;
+    }
+    Ok(())
 }
 
 fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
@@ -208,7 +239,7 @@ fn age(seconds: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use imds_user::control::{CredentialStatus, DaemonStatus, ResponderStatus};
+    use imds_user::control::{CredentialStatus, DaemonStatus, ResponderStatus, UplinkStatus};
 
     use super::*;
 
@@ -248,6 +279,14 @@ mod tests {
         port
     }
 
+    fn uplink(interface: &str, why_not: Option<&str>) -> UplinkStatus {
+        UplinkStatus {
+            interface: interface.into(),
+            is_guarded: why_not.is_none(),
+            why_not: why_not.map(str::to_owned),
+        }
+    }
+
     fn report() -> StatusReport {
         StatusReport {
             daemon: DaemonStatus {
@@ -265,6 +304,11 @@ mod tests {
                 port("web", "required", 1204, 1),
                 port("legacy", "optional", 9, 0),
             ],
+            guard: GuardStatus {
+                is_on: true,
+                uplinks: vec![uplink("eth0", None), uplink("eth1", None)],
+                dropped: BTreeMap::new(),
+            },
             drops: BTreeMap::from([("udp".into(), 2), ("fragment".into(), 0)]),
             packets: BTreeMap::from([("arp_answered".into(), 1), ("intercepted".into(), 9999)]),
         }
@@ -285,6 +329,7 @@ mod tests {
             "\
 Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
 Responder  running, process 4712, 2 workers
+Guard      on eth0, eth1
 
   NAME    PORT         INSTANCE ID          STATE    TOKENS    REQUESTS  ISSUED  NO TOKEN  REFUSED  THROTTLED  OPEN
   web     veth-web     i-0123456789abcdef0  running  required      1204       3         0        1          0     1
@@ -306,6 +351,7 @@ Dropped  udp 2
             workers: 2,
         };
         report.ports.clear();
+        report.guard.uplinks.clear();
         report.drops.clear();
         report.packets.clear();
         check(
@@ -313,6 +359,7 @@ Dropped  udp 2
             "\
 Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
 Responder  being started again, 1 restart
+Guard      no uplink
 
   no ports
 ",
@@ -347,6 +394,34 @@ Responder  being started again, 1 restart
   gone: failed; command /bin/credentials: it ended with exit code 3
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn the_guard_is_a_line_and_what_is_not_guarded_another() {
+        for (is_on, uplinks, dropped, expected) in [
+            (
+                true,
+                vec![uplink("eth0", None), uplink("eth1", Some("it is gone"))],
+                BTreeMap::from([("tap7".to_owned(), 2), ("veth-late".to_owned(), 30)]),
+                "Guard      on eth0, dropped from tap7 2, veth-late 30\n           not on eth1: it is gone\n",
+            ),
+            (
+                false,
+                vec![],
+                BTreeMap::new(),
+                "Guard      off: guests that are not served may reach this host's own metadata service\n",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let guard = GuardStatus {
+                is_on,
+                uplinks,
+                dropped,
+            };
+            write_guard(&mut out, &guard).unwrap();
+            let text = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
+            assert_eq!(text, expected);
+        }
     }
 
     #[test]

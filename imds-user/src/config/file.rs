@@ -44,6 +44,10 @@ pub struct HostEntry {
     pub dns_hostnames: Option<bool>,
     /// What each guest may take of the service.
     pub limits: LimitsEntry,
+    /// Whether forwarded packets to the metadata addresses are dropped on the uplinks.
+    pub guard: Option<bool>,
+    /// The uplinks, if not those with default routes.
+    pub uplinks: Option<Spanned<Vec<Text>>>,
 }
 
 /// `[host.limits]` and `[instance.limits]`

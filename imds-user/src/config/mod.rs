@@ -30,8 +30,22 @@ const FILE_BYTES_MAX: usize = 64 << 20;
 pub struct Settings {
     /// What all instances share.
     pub host: Host,
+    /// Where the host's own metadata service is kept from guests.
+    pub guard: Guard,
     /// The guests, in the order of the file.
     pub guests: Vec<Guest>,
+}
+
+/// On which interfaces packets that the host forwards to the metadata addresses are dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// On every interface by which the host itself would reach them, as routes come and go.
+    #[default]
+    Found,
+    /// On these.
+    Named(Vec<PortName>),
+    /// On none: the operator sees to it.
+    Off,
 }
 
 /// One guest: a port and the instance behind it.

@@ -1,5 +1,6 @@
 //! From what was typed to what is true: checked, completed, and the same every time.
 
+mod guard;
 mod role;
 
 use std::collections::{BTreeMap, HashMap};
@@ -84,7 +85,12 @@ pub fn resolve(
         .map(|entry| resolver.guest(entry))
         .collect::<Result<Vec<_>, _>>()?;
     refuse_duplicates(&file.instance, &guests)?;
-    Ok(Settings { host, guests })
+    let guard = guard::guard(&file.host, &guests)?;
+    Ok(Settings {
+        host,
+        guard,
+        guests,
+    })
 }
 
 fn host(entry: &HostEntry, made_up: MadeUp<'_>) -> Result<Host, Problem> {

@@ -204,7 +204,7 @@ mod tests {
     fn the_report_arrives() {
         let answer = concat!(
             r#"{"daemon":{"pid":1,"version":"0.1.0","started_unix_seconds":2,"config":"c"},"#,
-            r#""responder":{"pid":null,"restarts":3,"workers":4},"ports":[],"drops":{},"packets":{"replied":5}}"#,
+            r#""responder":{"pid":null,"restarts":3,"workers":4},"ports":[],"guard":{"is_on":true,"uplinks":[],"dropped":{}},"drops":{},"packets":{"replied":5}}"#,
             "\n"
         );
         with_daemon(answer, |state_dir| {

@@ -102,6 +102,8 @@ pub struct StatusReport {
     pub responder: ResponderStatus,
     /// Every port, in the order of the configuration.
     pub ports: Vec<PortStatus>,
+    /// Where this host's own metadata service is kept from guests.
+    pub guard: GuardStatus,
     /// Packets for the metadata addresses that were dropped, by reason. Reasons that never happened may be there.
     pub drops: BTreeMap<String, u64>,
     /// Packets that the programs dealt with otherwise (`intercepted`, `replied` …), by what was done.
@@ -130,6 +132,28 @@ pub struct ResponderStatus {
     pub restarts: u64,
     /// Its worker threads.
     pub workers: u32,
+}
+
+/// The guard on the uplinks.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GuardStatus {
+    /// Whether there is to be one.
+    pub is_on: bool,
+    /// Where it is, or should be.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Packets that the host would have forwarded to the metadata addresses, by the interface that they came in by.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// An interface by which packets leave the host.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub interface: String,
+    /// Whether the guard is on it.
+    pub is_guarded: bool,
+    /// Why not, otherwise.
+    pub why_not: Option<String>,
 }
 
 /// One port and the instance behind it.
@@ -236,6 +260,15 @@ pub(crate) mod tests {
                 connections: 0,
                 credentials: None,
             }],
+            guard: GuardStatus {
+                is_on: true,
+                uplinks: vec![UplinkStatus {
+                    interface: "eth0".into(),
+                    is_guarded: true,
+                    why_not: None,
+                }],
+                dropped: BTreeMap::from([("veth-late".into(), 3)]),
+            },
             drops: BTreeMap::from([("udp".into(), 2)]),
             packets: BTreeMap::from([("intercepted".into(), 99)]),
         }

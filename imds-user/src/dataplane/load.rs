@@ -1,6 +1,9 @@
 //! Loading the programs and maps into the kernel.
 
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    programs::{ProgramFd, SchedClassifier},
+};
 
 use super::DataPlaneError;
 
@@ -32,7 +35,19 @@ pub const PORT_INGRESS: &str = "port_ingress";
 /// The name of the program for the responder's end.
 pub const RESPONDER_INGRESS: &str = "responder_ingress";
 
-/// Loads both programs with fresh maps. `responder_ifindex` is the host's end of the veth pair into the responder's
+/// The name of the program for uplinks with Ethernet.
+pub const UPLINK_EGRESS: &str = "uplink_egress";
+/// The name of the program for uplinks whose packets have no frame.
+pub const UPLINK_EGRESS_IP: &str = "uplink_egress_ip";
+/// All of them.
+pub const PROGRAMS: [&str; 4] = [
+    PORT_INGRESS,
+    RESPONDER_INGRESS,
+    UPLINK_EGRESS,
+    UPLINK_EGRESS_IP,
+];
+
+/// Loads all programs with fresh maps. `responder_ifindex` is the host's end of the veth pair into the responder's
 /// namespace.
 ///
 /// # Errors
@@ -43,7 +58,7 @@ pub fn load(responder_ifindex: u32, log: KernelLog) -> Result<Ebpf, DataPlaneErr
         .override_global("AYA_LOG_LEVEL", &log.level(), true)
         .load(OBJECT)
         .map_err(|cause| DataPlaneError::Load(Box::new(cause)))?;
-    for name in [PORT_INGRESS, RESPONDER_INGRESS] {
+    for name in PROGRAMS {
         classifier(&mut ebpf, name)?
             .load()
             .map_err(|cause| DataPlaneError::Program {
@@ -54,7 +69,7 @@ pub fn load(responder_ifindex: u32, log: KernelLog) -> Result<Ebpf, DataPlaneErr
     Ok(ebpf)
 }
 
-/// One of the two programs of the object.
+/// One of the programs of the object.
 ///
 /// # Errors
 /// When the object does not hold it.
@@ -65,4 +80,20 @@ pub fn classifier<'a>(
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(DataPlaneError::Missing(name))
+}
+
+/// The descriptor of a loaded program.
+///
+/// # Errors
+/// When the object does not hold it.
+pub fn descriptor<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a ProgramFd, DataPlaneError> {
+    classifier(ebpf, name)?
+        .fd()
+        .map_err(|cause| DataPlaneError::Program {
+            name,
+            cause: Box::new(cause),
+        })
 }

@@ -3,21 +3,19 @@
 //! The order of writes keeps every moment closed. A port is opened filter first (it drops, since no instance belongs to
 //! the port yet), map entry last; it is closed the other way round.
 
+pub mod filter;
+pub mod guard;
 pub mod load;
 pub mod slots;
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray},
-    programs::{
-        ProgramError, TcAttachType,
-        tc::{
-            self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError,
-            TcHandle,
-        },
-    },
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap},
+    programs::ProgramError,
 };
 pub use imds_ebpf::abi::counter::Counter;
 use imds_ebpf::abi::{
@@ -29,12 +27,9 @@ use imds_ebpf::abi::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
+use filter::{Direction, Filters};
+use guard::Guarded;
 use load::{KernelLog, PORT_INGRESS, RESPONDER_INGRESS};
-
-/// Our filters run before everybody else's that a classful queue holds …
-const PRIORITY: u16 = 1;
-/// … and have a handle of their own ("IMDS"), by which a later daemon finds and replaces them.
-const HANDLE: TcHandle = TcHandle::new(0x494d, 0x4453);
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +59,12 @@ pub enum DataPlaneError {
     /// The programs' log could not be opened.
     #[error("open the programs' log: {0}")]
     Log(String),
+    /// No filter can be put anywhere.
+    #[error("open a netlink socket for filters: {0}")]
+    Filters(io::Error),
     /// A filter could not be put on an interface.
     #[error(
-        "attach {program} to interface {interface}: {cause} (`tc filter show dev {interface} ingress` shows who else is there)"
+        "attach {program} to interface {interface}: {cause} (`tc filter show dev {interface} ingress` and `egress` show who else is there)"
     )]
     Attach {
         /// The program's name.
@@ -74,7 +72,7 @@ pub enum DataPlaneError {
         /// The interface.
         interface: String,
         /// What the kernel said.
-        cause: Box<ProgramError>,
+        cause: io::Error,
     },
     /// A filter could not be taken off an interface.
     #[error("detach from interface {interface}: {cause}")]
@@ -82,7 +80,7 @@ pub enum DataPlaneError {
         /// The interface.
         interface: String,
         /// What the kernel said.
-        cause: Box<ProgramError>,
+        cause: io::Error,
     },
 }
 
@@ -97,14 +95,19 @@ pub struct Port {
     pub has_peer_elsewhere: bool,
 }
 
-/// The loaded programs, their maps, and the ports that they serve. Dropping it takes the filters off.
+/// The loaded programs, their maps, and the ports that they serve.
 pub struct DataPlane {
     ebpf: Ebpf,
+    filters: Filters,
     ports: HashMap<MapData, u32, u32>,
     slots: Array<MapData, SlotEntry>,
     links: Array<MapData, LinkMemory>,
     rates: Array<MapData, Rate>,
     counters: PerCpuArray<MapData, u64>,
+    /// What the guard dropped, by the interface that it came in by.
+    guarded_from: PerCpuHashMap<MapData, u32, u64>,
+    /// The interfaces that have the guard.
+    guarded: Guarded,
     /// By interface name, since that is what the operator calls it.
     open: BTreeMap<String, OpenPort>,
 }
@@ -114,7 +117,6 @@ struct OpenPort {
     ifindex: u32,
     /// None while it drops everything.
     slot: Option<u32>,
-    filter: SchedClassifierLinkId,
 }
 
 impl DataPlane {
@@ -131,14 +133,27 @@ impl DataPlane {
         let rates = Array::try_from(take(&mut ebpf, "RATES")?).map_err(map_error("RATES"))?;
         let counters =
             PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?;
-        attach(&mut ebpf, RESPONDER_INGRESS, &responder.name)?;
+        let guarded_from =
+            PerCpuHashMap::try_from(take(&mut ebpf, "GUARDED")?).map_err(map_error("GUARDED"))?;
+        let mut filters = Filters::open().map_err(DataPlaneError::Filters)?;
+        let (name, ifindex) = (&responder.name, responder.ifindex);
+        attach(
+            &mut ebpf,
+            &mut filters,
+            RESPONDER_INGRESS,
+            Direction::Ingress,
+            (name, ifindex),
+        )?;
         Ok(Self {
             ebpf,
+            filters,
             ports,
             slots,
             links,
             rates,
             counters,
+            guarded_from,
+            guarded: Guarded::default(),
             open: BTreeMap::new(),
         })
     }
@@ -183,14 +198,14 @@ impl DataPlane {
         if self.open.get(&port.name).is_some_and(is_other) {
             self.close_port(&port.name)?;
         }
-        match self.open.entry(port.name.clone()) {
-            Entry::Occupied(held) => Ok(held.into_mut()),
-            Entry::Vacant(place) => Ok(place.insert(OpenPort {
-                ifindex: port.ifindex,
-                slot: None,
-                filter: attach(&mut self.ebpf, PORT_INGRESS, &port.name)?,
-            })),
+        if !self.open.contains_key(&port.name) {
+            self.attach(PORT_INGRESS, Direction::Ingress, (&port.name, port.ifindex))?;
         }
+        let held = OpenPort {
+            ifindex: port.ifindex,
+            slot: None,
+        };
+        Ok(self.open.entry(port.name.clone()).or_insert(held))
     }
 
     /// No way in, then no way out.
@@ -245,25 +260,17 @@ impl DataPlane {
     /// # Errors
     /// When the kernel refuses; whatever could be undone is.
     pub fn close_port(&mut self, name: &str) -> Result<(), DataPlaneError> {
-        let Some(OpenPort {
-            ifindex,
-            slot,
-            filter,
-        }) = self.open.remove(name)
-        else {
+        let Some(OpenPort { ifindex, slot }) = self.open.remove(name) else {
             return Ok(());
         };
         let unassigned = slot.map_or(Ok(()), |slot| self.unassign(ifindex, slot));
-        let detached = load::classifier(&mut self.ebpf, PORT_INGRESS).and_then(|program| {
-            match program.detach(filter) {
-                Err(cause) if is_gone(&cause) => Ok(()),
-                Err(cause) => Err(DataPlaneError::Detach {
-                    interface: name.to_owned(),
-                    cause: Box::new(cause),
-                }),
-                Ok(()) => Ok(()),
-            }
-        });
+        let detached = self
+            .filters
+            .detach(ifindex, Direction::Ingress)
+            .map_err(|cause| DataPlaneError::Detach {
+                interface: name.to_owned(),
+                cause,
+            });
         unassigned.and(detached)
     }
 
@@ -304,6 +311,21 @@ impl DataPlane {
         Ok(())
     }
 
+    fn attach(
+        &mut self,
+        program: &'static str,
+        direction: Direction,
+        interface: (&str, u32),
+    ) -> Result<(), DataPlaneError> {
+        attach(
+            &mut self.ebpf,
+            &mut self.filters,
+            program,
+            direction,
+            interface,
+        )
+    }
+
     /// The loaded object, for `BPF_PROG_TEST_RUN` and the logger.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -318,60 +340,22 @@ fn map_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> DataPlaneErr
     move |cause| DataPlaneError::Map { name, cause }
 }
 
-/// Puts a program on an interface's ingress by netlink (clsact): a hundredth of what TCX costs a port, the same on every
-/// kernel, and replaced in place where an earlier daemon left one.
+/// Puts a program on an interface, or into the place of an earlier one of ours.
 fn attach(
     ebpf: &mut Ebpf,
+    filters: &mut Filters,
     program: &'static str,
-    interface: &str,
-) -> Result<SchedClassifierLinkId, DataPlaneError> {
-    let failed = |cause: ProgramError| DataPlaneError::Attach {
-        program,
-        interface: interface.to_owned(),
-        cause: Box::new(cause),
-    };
-    match tc::qdisc_add_clsact(interface).map_err(ProgramError::from) {
-        Ok(()) | Err(ProgramError::TcError(TcError::AlreadyAttached)) => {}
-        Err(cause) if errno(&cause) == Some(libc::EEXIST) => {}
-        Err(cause) => return Err(failed(cause)),
-    }
-    let classifier = load::classifier(ebpf, program)?;
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE,
-        classid: None,
-    });
-    match classifier.attach_with_options(interface, TcAttachType::Ingress, options) {
-        Err(cause) if errno(&cause) == Some(libc::EEXIST) => {
-            let left = SchedClassifierLink::attached(
-                interface,
-                TcAttachType::Ingress,
-                PRIORITY,
-                HANDLE,
-                None,
-            )
-            .map_err(|cause| failed(TcError::IoError(cause).into()))?;
-            classifier.attach_to_link(left).map_err(failed)
-        }
-        attached => attached.map_err(failed),
-    }
-}
-
-/// Whether the interface, and the filter with it, was gone already.
-fn is_gone(cause: &ProgramError) -> bool {
-    matches!(
-        errno(cause),
-        Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)
-    )
-}
-
-/// The kernel's error number behind a refused filter.
-fn errno(cause: &ProgramError) -> Option<i32> {
-    match cause {
-        ProgramError::TcError(TcError::NetlinkError(cause)) => cause.raw_os_error(),
-        ProgramError::TcError(TcError::IoError(cause)) => cause.raw_os_error(),
-        _ => None,
-    }
+    direction: Direction,
+    (interface, ifindex): (&str, u32),
+) -> Result<(), DataPlaneError> {
+    let descriptor = load::descriptor(ebpf, program)?;
+    filters
+        .attach(ifindex, direction, descriptor.as_fd(), program)
+        .map_err(|cause| DataPlaneError::Attach {
+            program,
+            interface: interface.to_owned(),
+            cause,
+        })
 }
 
 /// The IPv6 prefix that holds all tag addresses, local to the responder's namespace.

@@ -9,8 +9,10 @@ use std::process::{Command, Stdio};
 
 use nix::ifaddrs::getifaddrs;
 
-use super::{Facts, Interface, Mount, Process};
+use super::{Facts, Interface, Mount, Process, Uplink};
+use crate::dataplane::filter::{Direction, Filters};
 use crate::netns::link::{Link, LinkError, Links};
+use crate::netns::uplink;
 
 /// EC2's metadata addresses, as rules spell them.
 const METADATA_ADDRESSES: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
@@ -28,7 +30,8 @@ const FIREWALL_TOOLS: [(&str, &[&str]); 3] = [
 /// # Errors
 /// When the interfaces cannot be listed.
 pub async fn facts() -> Result<Facts, LinkError> {
-    let links = Links::open()?.list().await?;
+    let handle = Links::open()?;
+    let (links, ways) = (handle.list().await?, handle.ways().await?);
     Ok(Facts {
         is_root: nix::unistd::geteuid().is_root(),
         capabilities: capabilities(&read("/proc/self/status")),
@@ -43,6 +46,10 @@ pub async fn facts() -> Result<Facts, LinkError> {
             .ok(),
         mounts: mounts(&read("/proc/self/mounts")),
         interfaces: interfaces(&links),
+        uplinks: uplink::uplinks(&links, &ways)
+            .into_iter()
+            .map(describe_uplink)
+            .collect(),
         firewall_rules: firewall_rules(),
         processes: processes(),
     })
@@ -118,6 +125,24 @@ fn interfaces(links: &[Link]) -> Vec<Interface> {
         metadata_addresses: addresses.remove(&link.name).unwrap_or_default(),
     };
     links.iter().map(describe).collect()
+}
+
+/// What cannot be asked counts as not there.
+fn describe_uplink(link: &Link) -> Uplink {
+    let filters = Filters::open();
+    let (is_guarded, has_place) = filters.map_or((false, true), |mut filters| {
+        let on = filters.on(link.index).unwrap_or_default();
+        let is_guarded = on.iter().any(|one| one.direction == Direction::Egress);
+        (
+            is_guarded,
+            !filters.has_no_way_out(link.index).unwrap_or(false),
+        )
+    });
+    Uplink {
+        name: link.name.clone(),
+        is_guarded,
+        has_place,
+    }
 }
 
 /// Which interface has which metadata address.

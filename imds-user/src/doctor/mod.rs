@@ -30,6 +30,8 @@ pub struct Facts {
     pub mounts: Vec<Mount>,
     /// This network namespace's interfaces.
     pub interfaces: Vec<Interface>,
+    /// Interfaces by which what is for the metadata addresses leaves the host.
+    pub uplinks: Vec<Uplink>,
     /// Rules of iptables and nftables that name a metadata address, and by which tool they were found.
     pub firewall_rules: Vec<(&'static str, String)>,
     /// Processes that matter.
@@ -58,6 +60,17 @@ pub struct Interface {
     pub virtual_functions: u32,
     /// Metadata addresses that it has.
     pub metadata_addresses: Vec<IpAddr>,
+}
+
+/// An interface by which packets leave the host.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Whether the guard is on it.
+    pub is_guarded: bool,
+    /// Whether its queue has a place for the guard, should it have a queue.
+    pub has_place: bool,
 }
 
 /// A process of the host.
@@ -166,6 +179,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         cgroup(facts),
     ];
     findings.extend(addresses(facts));
+    findings.extend(guard(facts));
     findings.extend(firewall(facts));
     findings.extend(out_of_reach(facts));
     findings.extend(user_mode_networking(facts));
@@ -331,6 +345,28 @@ fn addresses(facts: &Facts) -> Vec<Finding> {
         })
     });
     or_ok(taken.collect(), SUBJECT, "no interface has it")
+}
+
+/// Before the first start nothing is guarded, so that alone is no fault.
+fn guard(facts: &Facts) -> Vec<Finding> {
+    const SUBJECT: &str = "guard";
+    let findings = facts.uplinks.iter().map(|uplink| {
+        let name = &uplink.name;
+        if uplink.is_guarded {
+            return Finding::ok(SUBJECT, format!("on {name}"));
+        }
+        if !uplink.has_place {
+            return Finding::warn(
+                SUBJECT,
+                format!("no place for it on {name}: its queue of kind `ingress` has no way out"),
+                format!(
+                    "replace it: tc qdisc delete dev {name} ingress; tc qdisc add dev {name} clsact"
+                ),
+            );
+        }
+        Finding::ok(SUBJECT, format!("not on {name}: the daemon puts it there"))
+    });
+    or_ok(findings.collect(), SUBJECT, "there is no uplink")
 }
 
 fn firewall(facts: &Facts) -> Vec<Finding> {
@@ -661,6 +697,33 @@ mod tests {
             Level::Warn,
             "firewall",
             "nft: ip daddr 169.254.169.254 drop",
+        );
+    }
+
+    #[test]
+    fn the_guard() {
+        let with = |is_guarded, has_place| {
+            move |facts: &mut Facts| {
+                facts.uplinks.push(Uplink {
+                    name: "eth0".into(),
+                    is_guarded,
+                    has_place,
+                });
+            }
+        };
+        check(|_| {}, Level::Ok, "guard", "there is no uplink");
+        check(with(true, true), Level::Ok, "guard", "on eth0");
+        check(
+            with(false, true),
+            Level::Ok,
+            "guard",
+            "not on eth0: the daemon puts it there",
+        );
+        check(
+            with(false, false),
+            Level::Warn,
+            "guard",
+            "no place for it on eth0: its queue of kind `ingress` has no way out",
         );
     }
 

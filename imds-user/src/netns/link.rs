@@ -10,17 +10,19 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{
     InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
+use super::uplink::Way;
 use super::{NetNs, NetNsError};
 
 /// The hardware address of an Ethernet interface.
@@ -315,6 +317,28 @@ impl Links {
             .map_err(|error| route.refused(io_error(&error)))
     }
 
+    /// Every unicast route of every table, an element for each interface that it may leave by.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn ways(&self) -> Result<Vec<Way>, LinkError> {
+        let mut ways = Vec::new();
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        for question in [v4, v6] {
+            let answers = self.handle.route().get(question).execute();
+            let routes = answers
+                .try_collect::<Vec<_>>()
+                .await
+                .map_err(refused("list the routes of", "all"))?;
+            ways.extend(routes.iter().flat_map(ways_of));
+        }
+        // A kernel without IPv6 answers the second question with all that it has.
+        ways.sort_unstable();
+        ways.dedup();
+        Ok(ways)
+    }
+
     /// What the kernel says about an interface, if there is one of this name.
     ///
     /// # Errors
@@ -543,6 +567,42 @@ impl std::fmt::Display for Route {
         }
         Ok(())
     }
+}
+
+fn ways_of(route: &RouteMessage) -> Vec<Way> {
+    let mut destination = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        _ => return Vec::new(),
+    };
+    if route.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let mut table = u32::from(route.header.table);
+    let mut interfaces = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                destination = IpAddr::from(*address);
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                destination = IpAddr::from(*address);
+            }
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Oif(index) => interfaces.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                interfaces.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    let way = |ifindex| Way {
+        destination,
+        prefix_bits: route.header.destination_prefix_length,
+        table,
+        ifindex,
+    };
+    interfaces.into_iter().map(way).collect()
 }
 
 impl From<&LinkMessage> for Link {
@@ -826,6 +886,52 @@ mod tests {
                 }
             })
             .unwrap();
+        });
+    }
+
+    #[test]
+    fn routes_of_every_table_are_listed_by_their_interfaces() {
+        with_links(async |host, links| {
+            sysctl::set(host, "net/ipv6/conf/all/disable_ipv6", "0").unwrap();
+            links.add_veth(&VethPair::new("a", "b")).await.unwrap();
+            for name in ["a", "b"] {
+                links.set_up(name).await.unwrap();
+            }
+            let (a, b) = (
+                links.index("a").await.unwrap(),
+                links.index("b").await.unwrap(),
+            );
+            for route in [
+                Route::default_v4().dev("a"),
+                Route::default_v6().dev("b"),
+                Route::to(ip("169.254.0.0"), 16).dev("b"),
+            ] {
+                links.add_route(&route).await.unwrap();
+            }
+            let add = |line: &str| {
+                let argv: Vec<String> = line.split(' ').map(str::to_owned).collect();
+                let added = host
+                    .run(move || std::process::Command::new("ip").args(argv).status())
+                    .unwrap();
+                added.unwrap().success()
+            };
+            assert!(add(
+                "route add 0.0.0.0/0 table 777 nexthop dev a nexthop dev b"
+            ));
+            assert!(add("route add blackhole 192.0.2.0/24"));
+            let ways = links.ways().await.unwrap();
+            let of = |destination: &str, prefix_bits, table| -> Vec<u32> {
+                let is_it = |way: &&Way| {
+                    (way.destination, way.prefix_bits, way.table)
+                        == (ip(destination), prefix_bits, table)
+                };
+                ways.iter().filter(is_it).map(|way| way.ifindex).collect()
+            };
+            assert_eq!(of("0.0.0.0", 0, 254), [a]);
+            assert_eq!(of("::", 0, 254), [b]);
+            assert_eq!(of("169.254.0.0", 16, 254), [b]);
+            assert_eq!(of("0.0.0.0", 0, 777).len(), 2);
+            assert!(of("192.0.2.0", 24, 254).is_empty());
         });
     }
 

@@ -8,6 +8,7 @@
 pub mod link;
 pub mod sysctl;
 pub mod uplink;
+pub mod watch;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
