@@ -1,22 +1,24 @@
 //! Every map, and the verbs that the programs use instead of the maps themselves.
 
 use aya_ebpf::{
-    Global,
     macros::map,
-    maps::{Array, HashMap, LruPerCpuHashMap, PerCpuArray},
+    maps::{Array, DevMap, HashMap, LruPerCpuHashMap, PerCpuArray},
 };
 use imds_ebpf::abi::{
-    counter::Counter,
+    counter::{COUNTERS_MAX, Counter},
+    device::RESPONDER_DEVICES_MAX,
     guard::GUARDED_MAX,
     link_header::{LinkHeader, LinkMemory},
+    owner::Owner,
     port::{PORTS_MAX, SlotEntry},
     rate::Rate,
     slot::{INSTANCES_MAX, index_of},
 };
 
-/// The host's end of the veth pair into the responder's namespace. Set by the daemon before loading.
-#[unsafe(no_mangle)]
-static RESPONDER_IFINDEX: Global<u32> = Global::new(0);
+/// The host's end of the veth pair into the responder's namespace, at 0. Written by the daemon; the kernel empties it
+/// when the device goes (see [`imds_ebpf::abi::device`]).
+#[map]
+static RESPONDER: DevMap = DevMap::with_max_entries(RESPONDER_DEVICES_MAX, 0);
 
 /// Interface index of a port → slot. Written by the daemon. A port that is not here has no instance and drops what
 /// is addressed to the service. When it is full the daemon refuses the next instance.
@@ -26,6 +28,15 @@ static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(PORTS_MAX, 0);
 /// Index of a slot → where its answers go. Written by the daemon, after [`LINKS`] was cleared for it.
 #[map]
 static SLOTS: Array<SlotEntry> = Array::with_max_entries(INSTANCES_MAX, 0);
+
+/// Index of a slot → the device of its port. Written by the daemon; the kernel empties it when the device goes.
+#[map]
+static DEVICES: DevMap = DevMap::with_max_entries(INSTANCES_MAX, 0);
+
+/// Index of a slot → whose it is. Written and read by the daemon alone; it is kept here because it must live exactly as
+/// long as the packets and sockets that carry slots.
+#[map]
+static OWNERS: Array<Owner> = Array::with_max_entries(INSTANCES_MAX, 0);
 
 /// Index of a slot → the link headers of its guest. Written by `port_ingress`, cleared by the daemon.
 #[map]
@@ -37,17 +48,17 @@ static RATES: Array<Rate> = Array::with_max_entries(INSTANCES_MAX, 0);
 
 /// Packet counts by [`Counter`]. Written by the programs, read by the daemon.
 #[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
 
 /// Interface index by which packets came in → how many of them the guard dropped. Written by `uplink_egress`, read by
 /// the daemon, which removes interfaces that are gone.
 #[map]
 static GUARDED: LruPerCpuHashMap<u32, u64> = LruPerCpuHashMap::with_max_entries(GUARDED_MAX, 0);
 
-/// The host's end of the veth pair into the responder's namespace.
+/// The host's end of the veth pair into the responder's namespace, while there is one.
 #[inline(always)]
-pub(crate) fn responder_ifindex() -> u32 {
-    RESPONDER_IFINDEX.load()
+pub(crate) fn responder_ifindex() -> Option<u32> {
+    RESPONDER.get_ifindex(0)
 }
 
 /// The slot of the instance behind a port.
@@ -57,11 +68,12 @@ pub(crate) fn slot_of_port(ifindex: u32) -> Option<u32> {
     unsafe { PORTS.get(ifindex) }.copied()
 }
 
-/// Where answers of this slot go; none if the slot, generation included, is nobody's.
+/// Where answers of this slot go; none if the slot, generation included, is nobody's, or its port is gone. Another
+/// interface may have the port's number by then, but not its place in [`DEVICES`].
 #[inline(always)]
 pub(crate) fn entry_of_slot(slot: u32) -> Option<SlotEntry> {
     let entry = SLOTS.get(index_of(slot))?;
-    if entry.slot != slot || entry.ifindex == 0 {
+    if entry.slot != slot || DEVICES.get_ifindex(index_of(slot)) != Some(entry.ifindex) {
         return None;
     }
     Some(*entry)

@@ -4,6 +4,8 @@
 //! did to an instance ([`crate::life`]) is laid over it.
 
 mod commands;
+mod follow;
+mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,21 +24,17 @@ use zeroize::Zeroizing;
 use crate::{
     config::{self, ConfigError, Guard, Guest, Settings, disk::Disk},
     control::{
-        self, CredentialStatus, DaemonStatus, GuardStatus, PortStatus, ResponderStatus,
-        StatusReport, UplinkStatus, server::Question,
+        self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
+        server::Question,
     },
     credentials::{CredentialSource, Keeper},
-    dataplane::{
-        DataPlane, DataPlaneError, Port,
-        guard::Uplink,
-        load::KernelLog,
-        slots::{SlotAllocator, SlotsExhausted},
-    },
+    dataplane::{DataPlane, DataPlaneError, Port, load::KernelLog, pins::Pins},
     identity::signer::Signer,
     instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
     life::{Life, Lives, State},
     memory,
     netns::{
+        self, NetNs,
         link::{Link, LinkError, Links},
         uplink::{self, Way},
         watch::{Change, Watch},
@@ -47,6 +45,7 @@ use crate::{
         supervisor::{Responder, ResponderError, Start, Update},
     },
     state::{StateDir, StateError},
+    teardown,
 };
 
 /// What `imds run` was told.
@@ -102,9 +101,6 @@ pub enum DaemonError {
     /// Programs, maps or filters.
     #[error(transparent)]
     DataPlane(#[from] DataPlaneError),
-    /// No slot is left.
-    #[error(transparent)]
-    Slots(#[from] SlotsExhausted),
     /// The responder's namespace.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -132,10 +128,12 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// everything else. The first change after a rest is seen at once.
 const REST_BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. Nothing is left behind.
+/// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. What is in the kernel stays when it ends, closed:
+/// guests are refused until the next daemon, which goes on with it.
 ///
 /// # Errors
-/// When something that is needed is wrong or missing; whatever was made is removed again.
+/// When something that is needed is wrong or missing. A first start that fails leaves nothing; a later one leaves what was
+/// there, closed.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
@@ -148,28 +146,51 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let mut settings = config::load(&options.config, &state.installation()?, &Disk)?;
     let lives = state.lives()?;
     let wanted = find_ports(std::mem::take(&mut settings.guests), &lives).await?;
+    let cookie = netns::cookie().map_err(|cause| DaemonError::System {
+        what: "ask which network namespace this is",
+        cause,
+    })?;
+    let is_first = teardown::is_nothing_left(&state, cookie).unwrap_or(false);
 
-    let name = state.namespace_name();
-    let served = serve(options, &state, settings, lives, wanted, signals).await;
-    let removed = ResponderNamespace::remove(&name).await;
-    served.and(removed.map_err(DaemonError::from))
+    let mut is_ready = false;
+    let start = StartOf {
+        options,
+        state: &state,
+        cookie,
+        settings,
+        lives,
+        wanted,
+    };
+    let served = serve(start, signals, &mut is_ready).await;
+    if served.is_err() && is_first && !is_ready {
+        // The first error is the one to report.
+        if let Err(error) = teardown::remove(&state, cookie).await {
+            tracing::error!("remove what was made: {error}");
+        }
+    }
+    served
 }
 
-/// Builds, serves and dismantles all but the namespace, which is removed last.
-async fn serve(
+/// What a daemon starts from.
+struct StartOf<'a> {
     options: Options,
-    state: &StateDir,
+    state: &'a StateDir,
+    /// The kernel's number for the host's namespace.
+    cookie: u64,
     settings: Settings,
     lives: Lives,
     wanted: Wanted,
+}
+
+async fn serve(
+    start: StartOf<'_>,
     signals: Signals,
+    is_ready: &mut bool,
 ) -> Result<(), DaemonError> {
-    // Sources are asked while everything else is built.
-    let mut credentials = Keeper::default();
-    credentials.want(sources(&wanted));
-    let mut daemon = Daemon::build(options, state, settings, lives, credentials).await?;
-    let outcome = daemon.serve(state, wanted, signals).await;
-    daemon.dismantle().await;
+    let state = start.state;
+    let mut daemon = Daemon::build(start).await?;
+    let outcome = daemon.serve(state, signals, is_ready).await;
+    daemon.responder.stop().await;
     outcome
 }
 
@@ -188,8 +209,10 @@ struct Daemon {
     started: UnixSeconds,
     workers: u16,
     dataplane: DataPlane,
-    slots: SlotAllocator,
+    /// The host's end of the veth pair into the responder's namespace.
+    host_end: Port,
     responder: Responder,
+    watch: Watch,
     links: Links,
     host: Host,
     guard: Guard,
@@ -198,13 +221,15 @@ struct Daemon {
     credentials: Keeper,
     /// By the name of the port.
     served: BTreeMap<String, Served>,
+    /// What keeps other daemons' hands off this namespace's filters, if they had not been there first.
+    claim: Option<netns::Claim>,
 }
 
 /// A guest that is served, or would be if its machine were not stopped.
 struct Served {
     name: Box<str>,
     port: Port,
-    /// None while it is stopped: its port drops then.
+    /// None while it is stopped: its port drops then. And none once its interface is gone.
     slot: Option<u32>,
     /// Where its credentials come from, if from elsewhere.
     credential_source: Option<CredentialSource>,
@@ -214,76 +239,102 @@ struct Served {
 }
 
 impl Daemon {
-    async fn build(
-        options: Options,
-        state: &StateDir,
-        settings: Settings,
-        lives: Lives,
-        credentials: Keeper,
-    ) -> Result<Self, DaemonError> {
-        let Settings { host, guard, .. } = settings;
-        let ResponderNamespace {
-            netns,
-            host_end,
-            listeners,
-        } = ResponderNamespace::create(&state.namespace_name()).await?;
-        let mut dataplane = DataPlane::load(&host_end, options.kernel_log)?;
+    /// Goes on with what an earlier daemon has left in the kernel, or begins anew, and serves every port.
+    ///
+    /// The order keeps guests where they belong at every moment: what is not wanted any more is closed before there is
+    /// anybody to answer, and whoever answers knows all guests before the first call. Maps that nobody here understands
+    /// are cut off before their successors are filled, so that no slot of theirs is taken for one of ours.
+    async fn build(start: StartOf<'_>) -> Result<Self, DaemonError> {
+        let StartOf {
+            options,
+            state,
+            cookie,
+            settings,
+            mut lives,
+            wanted,
+        } = start;
+        // Sources are asked while everything else is built.
+        let mut credentials = Keeper::default();
+        credentials.want(sources(&wanted));
+        let name = state.namespace_name();
+        let mut pins = Pins::open(state.path(), &name, cookie)?;
+        if !pins.is_adopted() {
+            ResponderNamespace::remove(&name).await?;
+        }
+        let namespace = ResponderNamespace::ensure(&name).await?;
+        let mut dataplane = DataPlane::open(&mut pins, options.kernel_log)?;
         if options.kernel_log != KernelLog::Off {
             dataplane.forward_log()?;
         }
-        let workers = options.workers.unwrap_or_else(default_workers);
-        let token_key = Zeroizing::new(state.token_key()?);
-        let start = Start {
-            netns,
-            listeners,
-            token_key,
-            workers,
-        };
-        let initial = Update {
-            host: Some(host.clone()),
+        dataplane.set_responder(&namespace.host_end)?;
+        // Before the first look, so that nothing changes unseen after it.
+        let watch = Watch::open().map_err(watch_error)?;
+        let links = Links::open()?;
+        let guard = settings.guard;
+        uplinks::guard_exactly(&mut dataplane, &links, &guard).await?;
+
+        let mut update = Update {
+            host: Some(settings.host.clone()),
             ..Update::default()
+        };
+        commands::catch_up(&mut lives, state);
+        let guests = admit(&mut dataplane, &credentials, &lives, wanted, &mut update)?;
+        update.remove = dataplane.close_unclaimed()?;
+        let released = update.remove.clone();
+        let workers = options.workers.unwrap_or_else(default_workers);
+        let start = Start {
+            listeners: namespace.listen().await?,
+            netns: namespace.netns,
+            token_key: Zeroizing::new(state.token_key()?),
+            workers,
         };
         let signer = Signer::start(state.identity()).map_err(|cause| DaemonError::System {
             what: "start the signing thread",
             cause,
         })?;
-        let responder = Responder::start(start, initial, signer).await?;
-        Ok(Self {
+        let responder = Responder::start(start, update, signer).await?;
+        let mut daemon = Self {
             options,
             started: now(),
             workers,
             dataplane,
-            slots: SlotAllocator::default(),
+            host_end: namespace.host_end,
             responder,
-            links: Links::open()?,
-            host,
+            watch,
+            links,
+            host: settings.host,
             guard,
             lives,
             credentials,
             served: BTreeMap::new(),
-        })
+            claim: claim_filters()?,
+        };
+        daemon.release(released)?;
+        daemon.open_all(guests)?;
+        if daemon.claim.is_some() {
+            daemon.dataplane.reap_filters(daemon.host_end.ifindex)?;
+        }
+        pins.reap()?;
+        Ok(daemon)
     }
 
     async fn serve(
         &mut self,
         state: &StateDir,
-        wanted: Wanted,
         mut signals: Signals,
+        is_ready: &mut bool,
     ) -> Result<(), DaemonError> {
-        // Before the first look, so that nothing changes unseen after it.
-        let mut watch = Watch::open().map_err(watch_error)?;
-        self.guard_exactly(self.guard.clone()).await?;
-        self.fall_due(state).await?;
-        self.apply(state, self.host.clone(), wanted).await?;
         let mut questions =
             control::server::listen(&state.socket()).map_err(|cause| DaemonError::System {
                 what: "listen on the control socket",
                 cause,
             })?;
+        *is_ready = true;
         notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("serving {} guests", self.served.len());
         let mut looked = Instant::now();
         let mut look_due = None;
+        let mut may_be_anything = false;
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
@@ -296,18 +347,21 @@ impl Daemon {
                     }
                 }
                 () = self.credentials.changed() => self.renew_credentials().await?,
-                changes = watch.next() => {
-                    match changes {
-                        Ok(changes) => self.note(&changes),
+                changes = self.watch.next() => {
+                    let changes = match changes {
+                        Ok(changes) => changes,
                         Err(error) => {
                             tracing::error!("follow interfaces and routes: {error}");
-                            watch = Watch::open().map_err(watch_error)?;
+                            self.watch = Watch::open().map_err(watch_error)?;
+                            vec![Change::Anything]
                         }
-                    }
+                    };
+                    may_be_anything |= changes.contains(&Change::Anything);
+                    self.note(&changes).await?;
                     look_due.get_or_insert(looked + REST_BETWEEN_LOOKS);
                 }
                 () = until(look_due) => {
-                    self.look().await;
+                    self.look(std::mem::take(&mut may_be_anything)).await?;
                     looked = Instant::now();
                     look_due = None;
                 }
@@ -316,82 +370,6 @@ impl Daemon {
         notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
         Ok(())
-    }
-
-    /// Deals with what cannot wait for a look.
-    fn note(&mut self, changes: &[Change]) {
-        for change in changes {
-            let Change::Gone(ifindex) = change else {
-                continue;
-            };
-            if let Err(error) = self.dataplane.forget_interface(*ifindex) {
-                tracing::error!("{error}");
-            }
-        }
-    }
-
-    /// Follows interfaces and routes: what has become an uplink is guarded.
-    async fn look(&mut self) {
-        match self.uplinks(&self.guard).await {
-            Ok(uplinks) => self.dataplane.guard(uplinks),
-            Err(error) => tracing::error!("look for uplinks: {error}"),
-        }
-    }
-
-    /// Guards what is to be guarded now, and nothing else.
-    async fn guard_exactly(&mut self, guard: Guard) -> Result<(), DaemonError> {
-        let uplinks = self.uplinks(&guard).await?;
-        if guard == Guard::Off {
-            tracing::warn!(
-                "the guard is off (guard = false): guests that are not served, or not yet, may reach this host's own \
-                 metadata service by its uplinks"
-            );
-        }
-        if let Guard::Named(names) = &guard {
-            let is_missing = |name: &&config::PortName| {
-                uplinks.iter().all(|uplink| uplink.name != name.as_str())
-            };
-            for name in names.iter().filter(is_missing) {
-                tracing::warn!("uplink {name} is not there: it is guarded once it is");
-            }
-        }
-        let kept: Vec<u32> = uplinks.iter().map(|uplink| uplink.ifindex).collect();
-        self.guard = guard;
-        self.dataplane.guard(uplinks);
-        Ok(self.dataplane.unguard_all_but(&kept)?)
-    }
-
-    /// The uplinks there are.
-    async fn uplinks(&self, guard: &Guard) -> Result<Vec<Uplink>, DaemonError> {
-        let links = self.links.list().await?;
-        let found: Vec<&Link> = match guard {
-            Guard::Off => Vec::new(),
-            Guard::Found => uplink::uplinks(&links, &self.links.ways().await?),
-            Guard::Named(names) => links
-                .iter()
-                .filter(|link| names.iter().any(|name| name.as_str() == link.name))
-                .collect(),
-        };
-        let uplinks = found.into_iter().map(|link| Uplink {
-            name: link.name.clone(),
-            ifindex: link.index,
-            is_ethernet: link.is_ethernet,
-        });
-        Ok(uplinks.collect())
-    }
-
-    /// Takes everything down; an error is logged and the rest goes on.
-    async fn dismantle(mut self) {
-        let ports: Vec<String> = self.served.keys().cloned().collect();
-        for port in ports {
-            if let Err(error) = self.dataplane.close_port(&port) {
-                tracing::error!("{error}");
-            }
-        }
-        self.responder.stop().await;
-        if let Err(error) = self.dataplane.unguard_all_but(&[]) {
-            tracing::error!("{error}");
-        }
     }
 
     /// Reads the configuration again. A wrong one changes nothing.
@@ -407,7 +385,8 @@ impl Daemon {
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
         let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
         let wanted = find_ports(settings.guests, &self.lives).await?;
-        self.guard_exactly(settings.guard).await?;
+        uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
+        self.guard = settings.guard;
         self.apply(state, settings.host, wanted).await
     }
 
@@ -425,15 +404,29 @@ impl Daemon {
             self.host = host;
         }
         self.credentials.want(sources(&wanted));
-        self.close_unwanted(&wanted, &mut update)?;
+        let unwanted = self.stop_unwanted(&wanted, &mut update)?;
         let fresh = self.publish(wanted, &mut update)?;
         let released = update.remove.clone();
         self.responder.update(update).await?;
-        // The responder ended their connections, so no packet and no socket carries these slots any more.
-        for slot in released {
-            self.slots.release(slot);
+        // Only now, so that guests were told of the end of their connections.
+        for port in unwanted {
+            self.dataplane.close_port(&port)?;
         }
-        for guest in fresh {
+        self.release(released)?;
+        self.open_all(fresh)
+    }
+
+    /// Takes slots back. The responder ended their connections, so no packet and no socket carries them any more.
+    fn release(&mut self, slots: Vec<u32>) -> Result<(), DaemonError> {
+        for slot in slots {
+            self.dataplane.release(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Serves guests whom the responder knows.
+    fn open_all(&mut self, guests: Vec<Served>) -> Result<(), DaemonError> {
+        for guest in guests {
             self.open(&guest)?;
             self.served.insert(guest.port.name.clone(), guest);
         }
@@ -441,7 +434,12 @@ impl Daemon {
         Ok(())
     }
 
-    fn close_unwanted(&mut self, wanted: &Wanted, update: &mut Update) -> Result<(), DaemonError> {
+    /// Takes nothing in from ports that are not wanted any more, or whose guest is another one now.
+    fn stop_unwanted(
+        &mut self,
+        wanted: &Wanted,
+        update: &mut Update,
+    ) -> Result<Vec<String>, DaemonError> {
         let is_unwanted = |(name, guest): &(&String, &Served)| {
             !wanted
                 .get(*name)
@@ -453,13 +451,13 @@ impl Daemon {
             .filter(is_unwanted)
             .map(|(name, _)| name.clone())
             .collect();
-        for port in unwanted {
-            self.dataplane.close_port(&port)?;
-            if let Some(guest) = self.served.remove(&port) {
+        for port in &unwanted {
+            self.dataplane.stop_port(port)?;
+            if let Some(guest) = self.served.remove(port) {
                 update.remove.extend(guest.slot);
             }
         }
-        Ok(())
+        Ok(unwanted)
     }
 
     /// Notes new states of guests that are served, and gives slots to new ones, whose ports are still to be opened.
@@ -467,8 +465,12 @@ impl Daemon {
         let at = now();
         // What all share is part of what each is told.
         let is_host_new = update.host.is_some();
-        let mut fresh = Vec::new();
+        let mut fresh = Wanted::new();
         for (port_name, (guest, port)) in wanted {
+            let Some(known) = self.served.get_mut(&port_name) else {
+                fresh.insert(port_name, (guest, port));
+                continue;
+            };
             let Guest {
                 name,
                 limits,
@@ -480,31 +482,26 @@ impl Daemon {
                 self.credentials.fill(&mut instance, source);
             }
             let life = self.lives.of(instance.id);
-            if let Some(known) = self.served.get_mut(&port_name) {
-                known.name = name;
-                known.credential_source = credential_source;
-                if let Some(slot) = known.slot.filter(|_| known.state.limits != limits) {
-                    self.dataplane.limit(slot, limits.packets_per_second)?;
-                }
-                let is_new = known.renew(instance, life, limits, at) || is_host_new;
-                if is_host_new {
-                    known.republish(at);
-                }
-                if let Some(slot) = known.slot.filter(|_| is_new) {
-                    update.upsert.push((slot, Arc::clone(&known.state)));
-                }
-                continue;
+            known.name = name;
+            known.credential_source = credential_source;
+            if let Some(slot) = known.slot.filter(|_| known.state.limits != limits) {
+                self.dataplane.limit(slot, limits.packets_per_second)?;
             }
-            let mut guest = Served::new(name, port, instance, life, limits, at);
-            guest.credential_source = credential_source;
-            if life.state() == State::Running {
-                let slot = self.slots.allocate()?;
-                guest.slot = Some(slot);
-                update.upsert.push((slot, Arc::clone(&guest.state)));
+            let is_new = known.renew(instance, life, limits, at) || is_host_new;
+            if is_host_new {
+                known.republish(at);
             }
-            fresh.push(guest);
+            if let Some(slot) = known.slot.filter(|_| is_new) {
+                update.upsert.push((slot, Arc::clone(&known.state)));
+            }
         }
-        Ok(fresh)
+        admit(
+            &mut self.dataplane,
+            &self.credentials,
+            &self.lives,
+            fresh,
+            update,
+        )
     }
 
     /// Lets a guest's packets in; those of a stopped one are dropped. One whose interface is not there sends none.
@@ -581,47 +578,13 @@ impl Daemon {
                 .values()
                 .map(|guest| {
                     let counters = guest.slot.and_then(|slot| counters.get(&slot));
-                    guest.report(counters, &self.credentials)
+                    let life = self.lives.of(guest.state.instance.id);
+                    guest.report(counters, life, &self.credentials)
                 })
                 .collect(),
             guard: self.guard_report().await?,
             drops: named(drops),
             packets: named(packets),
-        })
-    }
-
-    async fn guard_report(&self) -> Result<GuardStatus, DaemonError> {
-        let links = self.links.list().await?;
-        let name_of = |ifindex: u32| {
-            let link = links.iter().find(|link| link.index == ifindex);
-            link.map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone())
-        };
-        let guarded = self.dataplane.guarded();
-        let missing = match &self.guard {
-            Guard::Named(names) => names.as_slice(),
-            Guard::Found | Guard::Off => &[],
-        };
-        let missing = missing
-            .iter()
-            .filter(|name| guarded.iter().all(|uplink| uplink.name != name.as_str()))
-            .map(|name| UplinkStatus {
-                interface: name.to_string(),
-                is_guarded: false,
-                why_not: Some("there is no such interface".to_owned()),
-            });
-        let uplinks = guarded.iter().map(|uplink| UplinkStatus {
-            interface: uplink.name.clone(),
-            is_guarded: uplink.refusal.is_none(),
-            why_not: uplink.refusal.clone(),
-        });
-        let dropped = self.dataplane.guarded_from()?;
-        Ok(GuardStatus {
-            is_on: self.guard != Guard::Off,
-            uplinks: uplinks.chain(missing).collect(),
-            dropped: dropped
-                .into_iter()
-                .map(|(ifindex, count)| (name_of(ifindex), count))
-                .collect(),
         })
     }
 }
@@ -690,18 +653,18 @@ impl Served {
         self.port == *port && self.state.instance.id == guest.instance.id
     }
 
-    fn report(&self, counters: Option<&Counters>, credentials: &Keeper) -> PortStatus {
+    fn report(&self, counters: Option<&Counters>, life: &Life, credentials: &Keeper) -> PortStatus {
         let counters = counters.copied().unwrap_or_default();
         let instance = &self.state.instance;
         PortStatus {
             port: self.port.name.clone(),
             ifindex: self.port.ifindex,
             slot: self.slot,
-            state: match self.slot {
-                Some(_) => State::Running,
-                None => State::Stopped,
+            state: match (self.slot, life.state()) {
+                (Some(_), _) => State::Running.as_str(),
+                (None, State::Stopped) => State::Stopped.as_str(),
+                (None, State::Running) => INTERFACE_GONE,
             }
-            .as_str()
             .to_owned(),
             instance_id: instance.id.as_str().to_owned(),
             name: self.name.to_string(),
@@ -737,6 +700,60 @@ impl Served {
     }
 }
 
+/// Makes guests ready to be served, each with the slot that it has already if an earlier daemon served it, and notes what
+/// the responder must know of them. Those of stopped machines have none.
+fn admit(
+    dataplane: &mut DataPlane,
+    credentials: &Keeper,
+    lives: &Lives,
+    wanted: Wanted,
+    update: &mut Update,
+) -> Result<Vec<Served>, DaemonError> {
+    let at = now();
+    let mut guests = Vec::new();
+    for (guest, port) in wanted.into_values() {
+        let Guest {
+            name,
+            limits,
+            credential_source,
+            mut instance,
+            ..
+        } = guest;
+        if let Some(source) = &credential_source {
+            credentials.fill(&mut instance, source);
+        }
+        let life = lives.of(instance.id);
+        let mut guest = Served::new(name, port, instance, life, limits, at);
+        guest.credential_source = credential_source;
+        if life.state() == State::Running {
+            let id = guest.state.instance.id;
+            let slot = dataplane.slot_for(id.as_str(), &guest.port)?;
+            guest.slot = Some(slot);
+            update.upsert.push((slot, Arc::clone(&guest.state)));
+        }
+        guests.push(guest);
+    }
+    Ok(guests)
+}
+
+/// Makes this daemon the one that looks after the filters of its namespace. Another one, with another state directory, is
+/// let be, and so are its filters.
+fn claim_filters() -> Result<Option<netns::Claim>, DaemonError> {
+    let system = |cause| DaemonError::System {
+        what: "claim this network namespace",
+        cause,
+    };
+    let here = NetNs::current().map_err(|error| DaemonError::Links(error.into()))?;
+    let claim = here.claim().map_err(system)?;
+    if claim.is_none() {
+        tracing::warn!(
+            "another process looks after the filters of this network namespace: what earlier daemons left on interfaces \
+             is let be"
+        );
+    }
+    Ok(claim)
+}
+
 /// Finds the interface of every guest. Where a machine is stopped, its interface may be gone with it.
 async fn find_ports(guests: Vec<Guest>, lives: &Lives) -> Result<Wanted, DaemonError> {
     let found = |guest: &Guest, port| match port {
@@ -763,6 +780,9 @@ async fn find_ports(guests: Vec<Guest>, lives: &Lives) -> Result<Wanted, DaemonE
         })
         .collect()
 }
+
+/// The state of a port whose interface went while its machine should run.
+const INTERFACE_GONE: &str = "gone";
 
 /// The port of a stopped machine whose interface is not there: no interface has index 0.
 fn absent(name: String) -> Port {

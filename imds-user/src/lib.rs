@@ -22,4 +22,5 @@ pub mod metadata;
 pub mod netns;
 pub mod responder;
 pub mod state;
+pub mod teardown;
 pub mod token;

@@ -148,6 +148,12 @@ impl StateDir {
         write_whole(&path, &text)
     }
 
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the control socket of this directory's daemon is.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

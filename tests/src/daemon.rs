@@ -25,7 +25,6 @@ pub struct Daemon {
     child: Child,
     log: PathBuf,
     notify: UnixDatagram,
-    state_dir: PathBuf,
     responders: Vec<Pid>,
     ready_after: Duration,
 }
@@ -51,7 +50,6 @@ impl Daemon {
             child,
             log,
             notify,
-            state_dir: state_dir.to_owned(),
             responders: Vec::new(),
             ready_after: Duration::ZERO,
         };
@@ -59,6 +57,23 @@ impl Daemon {
         daemon.ready_after = started.elapsed();
         daemon.responders = children_of(daemon.pid());
         daemon
+    }
+
+    pub(crate) fn start_and_kill(
+        namespace: &Namespace,
+        config: &Path,
+        state_dir: &Path,
+        notify_path: &Path,
+        after: Duration,
+    ) {
+        let log = notify_path.with_extension("log");
+        let mut child = namespace
+            .enter(|| spawn(config, state_dir, notify_path, &log, &[]))
+            .expect("the binary under test starts");
+        // The moment is what is tried, so nothing can be waited for.
+        thread::sleep(after);
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a killed child can be waited for");
     }
 
     /// Its process.
@@ -130,6 +145,16 @@ impl Daemon {
         self.wait(STOPPED_WITHIN);
     }
 
+    /// Holds it up, with everything in it, until [`Daemon::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("a child that was not waited for takes a signal");
     }
@@ -182,19 +207,10 @@ impl Daemon {
         self.responders.extend(children_of(self.pid()));
     }
 
-    /// Ends what a daemon that did not stop cleanly has left: nothing may outlive a failed test.
+    /// Ends a responder that a daemon which did not stop cleanly has left. What is in the kernel is the host's to remove.
     fn sweep(&mut self) {
         for responder in self.responders.iter().filter(|pid| runs_respond(**pid)) {
             kill(*responder, Signal::SIGKILL).ok();
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let state_dir = self.state_dir.to_string_lossy().into_owned();
-        for mount in mounts
-            .lines()
-            .filter_map(|line| line.split(' ').nth(4))
-            .filter(|path| path.starts_with(&state_dir))
-        {
-            Command::new("umount").args(["-l", mount]).status().ok();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Output;
 use std::sync::Arc;
 
+use crate::frames::Frames;
 use crate::host::Host;
 use crate::http::{Address, Connection, Response};
 use crate::instance::{InstanceText, quoted};
@@ -37,6 +38,7 @@ pub struct GuestBuilder<'host> {
     ipv6: Option<Ipv6Addr>,
     mac: Option<String>,
     mtu: u32,
+    index: Option<u32>,
     registered: bool,
 }
 
@@ -56,6 +58,7 @@ impl<'host> GuestBuilder<'host> {
             ipv6: None,
             mac: None,
             mtu: 1500,
+            index: None,
             registered: true,
         }
     }
@@ -115,6 +118,13 @@ impl<'host> GuestBuilder<'host> {
     #[must_use]
     pub fn mtu(mut self, bytes: u32) -> Self {
         self.mtu = bytes;
+        self
+    }
+
+    /// The number of the host's interface, which another one may have had before.
+    #[must_use]
+    pub fn index(mut self, number: u32) -> Self {
+        self.index = Some(number);
         self
     }
 
@@ -188,7 +198,9 @@ impl<'host> GuestBuilder<'host> {
         let port = format!("veth-{}", self.name);
         let (mtu, peer) = (self.mtu, namespace.path());
         let host = &self.host.namespace();
-        host.ip(&format!("link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {peer}\nlink set {port} up"));
+        let index = self.index.map(|number| format!("index {number} "));
+        let index = index.unwrap_or_default();
+        host.ip(&format!("link add {port} {index}mtu {mtu} type veth peer name eth0 mtu {mtu} netns {peer}\nlink set {port} up"));
         if let Some(mac) = &self.mac {
             namespace.ip(&format!("link set eth0 address {mac}"));
         }
@@ -287,6 +299,12 @@ impl Guest {
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.0.namespace
+    }
+
+    /// Every frame that arrives at the guest from now on.
+    #[must_use]
+    pub fn frames(&self) -> Frames {
+        self.0.namespace.enter(Frames::new)
     }
 
     /// Runs a command inside, 30 seconds at most.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -197,6 +199,62 @@ impl Host {
         )
     }
 
+    /// Starts the daemon and kills it so long afterwards, wherever it is by then. A responder is left to itself.
+    pub fn start_and_kill(&self, after: Duration) {
+        self.write_config();
+        Daemon::start_and_kill(
+            &self.namespace,
+            &self.config_path(),
+            &self.state_dir(),
+            &self.dir.path().join("notify"),
+            after,
+        );
+    }
+
+    /// Starts the daemon under strace and kills it when it makes its `n`-th of some system calls. Whether it came to that;
+    /// otherwise it served, and was stopped.
+    ///
+    /// # Panics
+    /// When strace may not trace.
+    pub fn start_and_kill_at(&self, calls: &str, n: usize) -> bool {
+        /// What `timeout` says when the time is over.
+        const OVER: i32 = 124;
+        self.write_config();
+        let (imds, config, state_dir) = (imds_path(), self.config_path(), self.state_dir());
+        let (trace, inject) = (
+            format!("trace={calls}"),
+            format!("inject={calls}:signal=SIGKILL:when={n}"),
+        );
+        let argv = [
+            "timeout",
+            "-k",
+            "2",
+            "3",
+            "strace",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            &trace,
+            "-e",
+            &inject,
+            text(&imds),
+            "run",
+            "--config",
+            text(&config),
+            "--state-dir",
+            text(&state_dir),
+        ];
+        let output = self.namespace.enter(|| run(&argv));
+        let is_killed = output.status.signal() == Some(libc::SIGKILL)
+            || output.status.code() == Some(128 + libc::SIGKILL);
+        assert!(
+            is_killed || output.status.code() == Some(OVER),
+            "strace: {output:?}"
+        );
+        is_killed
+    }
+
     /// Runs `imds run` with the configuration file as it lies there, for starts that have to fail.
     #[must_use]
     pub fn run_to_the_end(&self) -> Output {
@@ -293,6 +351,35 @@ impl Host {
             ));
         }
     }
+}
+
+/// What outlives a daemon outlives no host, also where a test failed: `imds down`, and force where that fails.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let state_dir = self.state_dir();
+        if !state_dir.exists() {
+            return;
+        }
+        let output = self.imds(&["down", "--state-dir", text(&state_dir)]);
+        if output.status.success() {
+            return;
+        }
+        report(&output);
+        let mount = state_dir.join("bpf");
+        drop(run(&["umount", "-l", text(&mount)]));
+        if let Ok(canonical) = state_dir.canonicalize() {
+            let name = imds_user::state::namespace_name_in(&canonical);
+            drop(run(&["ip", "netns", "delete", &name]));
+        }
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "a host that cannot be removed is worth a look"
+)]
+fn report(output: &Output) {
+    eprintln!("imds down failed: {output:?}");
 }
 
 fn text(path: &Path) -> &str {

@@ -23,6 +23,7 @@ mod daemon;
 mod dhcp;
 pub mod fixture;
 mod frame;
+mod frames;
 mod guest;
 mod guest_system;
 mod host;
@@ -31,6 +32,7 @@ mod instance;
 mod namespace;
 mod process;
 pub mod properties;
+mod random;
 mod skip;
 mod sts;
 mod tap;
@@ -43,6 +45,7 @@ pub use binary::{imds, imds_path};
 pub use daemon::Daemon;
 pub use dhcp::Dhcp;
 pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
+pub use frames::Frames;
 pub use guest::{Guest, GuestBuilder, PersistentTap};
 pub use guest_system::GuestSystem;
 pub use host::Host;
@@ -53,6 +56,7 @@ pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
     network_of, program_exists, programs_of, run, users_of_network,
 };
+pub use random::Random;
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};
 pub use tap::{Tap, Tun};

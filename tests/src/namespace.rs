@@ -136,6 +136,18 @@ impl Namespace {
             .to_owned()
     }
 
+    /// The number of an interface.
+    ///
+    /// # Panics
+    /// When there is no such interface.
+    #[must_use]
+    pub fn index(&self, interface: &str) -> u32 {
+        let links = self.links();
+        let link = links.iter().find(|link| link["ifname"] == interface);
+        let index = link.and_then(|link| u32::try_from(link["ifindex"].as_u64()?).ok());
+        index.unwrap_or_else(|| panic!("no interface {interface}: {links:?}"))
+    }
+
     /// All interfaces, as `ip -json link` describes them.
     #[must_use]
     pub fn links(&self) -> Vec<serde_json::Value> {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 
+use crate::frames::Frames;
 use crate::namespace::Namespace;
 
 /// What the stand-in answers, whoever asks for whatever: the host's own credentials, so to speak.
@@ -24,7 +25,7 @@ pub struct Uplink {
     gateway_v6: Ipv6Addr,
     namespace: Namespace,
     /// Every frame that arrives, in front of anything that could drop it.
-    frames: Socket,
+    frames: Frames,
     seen: AtomicU64,
     is_over: Arc<AtomicBool>,
     servers: Vec<JoinHandle<()>>,
@@ -78,7 +79,7 @@ impl Uplink {
              route add default via 198.18.{number}.2\n\
              route add default via 2001:db8:{number:x}::2"
         ));
-        let frames = namespace.enter(every_frame);
+        let frames = namespace.enter(Frames::new);
         let (is_over, answers) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let addresses = [
             SocketAddr::from((Ipv4Addr::new(169, 254, 169, 254), 80)),
@@ -138,24 +139,12 @@ impl Uplink {
     }
 
     /// How many packets for the metadata addresses have reached the stand-in so far, of whatever protocol and form.
-    ///
-    /// # Panics
-    /// When the socket that sees all frames broke.
     #[must_use]
     pub fn packets(&self) -> u64 {
-        let mut frame = [0; 2048];
-        loop {
-            match (&self.frames).read(&mut frame) {
-                Ok(length) if is_for_metadata(&frame[..length]) => {
-                    self.seen.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(_) => {}
-                Err(error) if crate::http::is_timeout(&error) => {
-                    return self.seen.load(Ordering::Relaxed);
-                }
-                Err(error) => panic!("frames of {}: {error}", self.interface),
-            }
-        }
+        let frames = self.frames.take();
+        let n_for_metadata = frames.iter().filter(|frame| is_for_metadata(frame)).count();
+        let n_seen = u64::try_from(n_for_metadata).expect("frames are counted in 64 bits");
+        self.seen.fetch_add(n_seen, Ordering::Relaxed) + n_seen
     }
 
     /// How many requests the stand-in has answered.
@@ -179,24 +168,6 @@ impl Drop for Uplink {
             drop(server.join());
         }
     }
-}
-
-/// A socket that gets every frame that arrives in the namespace of the calling thread.
-fn every_frame() -> Socket {
-    let protocol = u16::try_from(libc::ETH_P_ALL).expect("a protocol has two bytes");
-    let socket = Socket::new(
-        Domain::PACKET,
-        Type::RAW,
-        Some(Protocol::from(i32::from(protocol.to_be()))),
-    );
-    let socket = socket.expect("root may see frames");
-    socket
-        .set_nonblocking(true)
-        .expect("a socket can be told not to wait");
-    socket
-        .set_recv_buffer_size(4 << 20)
-        .expect("a socket takes a buffer size");
-    socket
 }
 
 /// Whether a frame names a metadata address as its destination, behind up to two VLAN tags. What the stand-in sends

@@ -2,7 +2,7 @@
 
 use imds_tests::{Host, Machine, imds_path};
 
-/// In the machine: a lab with three guests, asked who they are.
+/// In the machine: a lab with three guests, asked who they are; then a daemon that is killed, and another that goes on.
 const SCRIPT: &str = r#"
 mount -t tmpfs none /run
 mount -t tmpfs none /tmp
@@ -14,12 +14,28 @@ echo "doctor: $?"
 imds lab up
 echo "up: $?"
 for GUEST in web db legacy; do
+  test $GUEST = db && TOKEN_OF_WEB=$TOKEN
   TOKEN=$(imds lab exec $GUEST -- curl -sS --max-time 20 -X PUT http://169.254.169.254/latest/api/token -H 'X-aws-ec2-metadata-token-ttl-seconds: 60')
   echo "$GUEST: $(imds lab exec $GUEST -- curl -sS --max-time 20 -H "X-aws-ec2-metadata-token: $TOKEN" http://169.254.169.254/latest/meta-data/instance-id)"
 done
 imds lab exec web -- curl -gsS --max-time 20 -o /dev/null -w 'web without a token over IPv6: %{http_code}\n' 'http://[fd00:ec2::254]/latest/meta-data/'
+imds lab exec host -- ip route add default dev br0
+sleep 1
+imds status --state-dir /run/imds-lab | grep '^Guard'
+kill -9 $(imds lab status --json | sed -n 's/.*"daemon_pid": \([0-9]*\).*/\1/p')
+sleep 1
+imds lab exec db -- curl -sS --max-time 20 http://169.254.169.254/latest/meta-data/
+echo "without a daemon: $?"
+ls /sys/fs/bpf/*
+imds lab exec host -- imds run --config /run/imds-lab/imds.toml --state-dir /run/imds-lab &
+for TRY in 1 2 3 4 5 6 7 8 9 10; do
+  imds status --state-dir /run/imds-lab > /dev/null && break
+  sleep 1
+done
+echo "web again: $(imds lab exec web -- curl -sS --max-time 20 -H "X-aws-ec2-metadata-token: $TOKEN_OF_WEB" http://169.254.169.254/latest/meta-data/instance-id)"
 imds lab down
 echo "down: $?"
+echo "pins left: $(ls /sys/fs/bpf)."
 "#;
 
 #[test]
@@ -35,10 +51,14 @@ fn guests_are_told_apart_on_debians_kernel() {
         "up: 0",
         "down: 0",
         "web without a token over IPv6: 401",
+        // curl could not connect.
+        "without a daemon: 7",
+        "Guard      on br0, veth-legacy",
+        "pins left: .",
     ] {
         assert!(console.contains(line), "{line} is missing:\n{console}");
     }
-    let ids: Vec<&str> = ["web: i-", "db: i-", "legacy: i-"]
+    let ids: Vec<&str> = ["web: i-", "db: i-", "legacy: i-", "web again: i-"]
         .into_iter()
         .map(|begins| {
             let line = console.lines().find(|line| line.starts_with(begins));
@@ -50,4 +70,5 @@ fn guests_are_told_apart_on_debians_kernel() {
         ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2],
         "{ids:?}"
     );
+    assert_eq!(ids[0], ids[3], "a token and an identity outlive the daemon");
 }

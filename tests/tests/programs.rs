@@ -5,14 +5,11 @@
     reason = "a test says what failed by failing there"
 )]
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aya::{
     Ebpf, TestRun, TestRunOptions,
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, xdp::DevMap},
     programs::SchedClassifier,
 };
 use etherparse::{
@@ -22,7 +19,7 @@ use etherparse::{
 use imds_ebpf::abi::{
     counter::Counter, link_header::LinkMemory, port::SlotEntry, rate::Rate, slot,
 };
-use imds_tests::needs_root;
+use imds_tests::{Random, needs_root};
 use imds_user::dataplane::load::{self, KernelLog, PORT_INGRESS, RESPONDER_INGRESS, UPLINK_EGRESS};
 
 const PASS: u32 = u32::MAX; // TC_ACT_UNSPEC
@@ -60,9 +57,10 @@ impl Programs {
         if !needs_root() {
             return None;
         }
-        let mut ebpf = load::load(4711, KernelLog::Off).unwrap();
+        let mut ebpf = load::load(None, KernelLog::Off).unwrap();
         let counters = PerCpuArray::try_from(ebpf.take_map("COUNTERS").unwrap()).unwrap();
         let mut programs = Self { ebpf, counters };
+        programs.set_device("RESPONDER", 0);
         programs.assign(IFINDEX, SLOT);
         Some(programs)
     }
@@ -84,6 +82,13 @@ impl Programs {
                 0,
             )
             .unwrap();
+        self.set_device("DEVICES", slot::index_of(slot));
+    }
+
+    /// Puts the only device that a test run knows into a map.
+    fn set_device(&mut self, map: &str, index: u32) {
+        let mut devices = DevMap::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
+        devices.set(index, IFINDEX, None, 0).unwrap();
     }
 
     fn forget_port(&mut self) {
@@ -1143,25 +1148,26 @@ fn random_bytes_never_reach_the_responder_unless_they_are_a_call() {
         assert!(
             [PASS, DROP, REDIRECT].contains(&ran.action),
             "seed {}: {frame:02x?}",
-            random.seed
+            random.seed()
         );
         if ran.counted == [Counter::Delivered] {
             let to = &ran.frame[IP..];
             assert!(
                 to[16..20] == tag_v4() || to[24..40] == tag_v6(),
                 "seed {}: {frame:02x?}",
-                random.seed
+                random.seed()
             );
         } else if ran.action == PASS {
             assert_eq!(
-                ran.frame, frame,
+                ran.frame,
+                frame,
                 "seed {}: a foreign packet was changed",
-                random.seed
+                random.seed()
             );
             assert!(
                 !(frame[12..14] == [8, 0] && frame[30..34] == METADATA),
                 "seed {}: passed {frame:02x?}",
-                random.seed
+                random.seed()
             );
         }
     }
@@ -1325,38 +1331,6 @@ fn random_bytes_never_pass_the_guard_to_the_service() {
             _ => continue,
         };
         let expected = if names_it { DROP } else { PASS };
-        assert_eq!(ran.action, expected, "seed {}: {frame:02x?}", random.seed);
-    }
-}
-
-/// splitmix64, with its seed printed by failures.
-struct Random {
-    seed: u64,
-    state: AtomicU64,
-}
-
-impl Random {
-    fn new() -> Self {
-        let seed = std::env::var("IMDS_TEST_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(20_240_411);
-        Self {
-            seed,
-            state: seed.into(),
-        }
-    }
-
-    fn next(&self) -> u64 {
-        let mut z = self
-            .state
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        assert_eq!(ran.action, expected, "seed {}: {frame:02x?}", random.seed());
     }
 }

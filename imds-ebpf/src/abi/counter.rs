@@ -1,4 +1,8 @@
-//! Packet counters: one slot of a per-CPU array each, so that counting never contends.
+//! Packet counters: one slot of a per-CPU array each, so that counting never contends. The array outlives the daemon, so
+//! a new counter goes to the end, and one that is no longer counted stays.
+
+/// Length of the array, with room for counters to come.
+pub const COUNTERS_MAX: u32 = 64;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
@@ -72,14 +76,13 @@ counters! {
     ReplyStale = "reply-stale",
     /// Dropped on its way out: no packet of the guest told yet where it is.
     ReplyUnknownLink = "reply-unknown-link",
+    /// Dropped: the responder's namespace is out of reach for a moment.
+    NoResponder = "no-responder",
     /// Dropped on its way out by an uplink: forwarded to the metadata address, where the host's own service may be.
     Guarded = "guarded",
 }
 
 impl Counter {
-    /// How many counters there are, which is the length of the map.
-    pub const COUNT: u32 = Self::ALL.len() as u32;
-
     /// Whether it counts packets that went no further.
     pub const fn is_drop(self) -> bool {
         !matches!(
@@ -88,6 +91,8 @@ impl Counter {
         )
     }
 }
+
+const _: () = assert!(Counter::ALL.len() <= COUNTERS_MAX as usize);
 
 #[cfg(test)]
 mod tests {

@@ -119,8 +119,12 @@ fn act(skb: *mut __sk_buff) -> i32 {
             packet::send_out(packet::ifindex(&ctx))
         }
         Outcome::Delivered => {
+            let Some(responder) = maps::responder_ifindex() else {
+                maps::count(Counter::NoResponder);
+                return TC_ACT_SHOT;
+            };
             maps::count(Counter::Delivered);
-            packet::hand_to_peer(maps::responder_ifindex())
+            packet::hand_to_peer(responder)
         }
     }
 }

@@ -81,6 +81,7 @@ fn seen_through(cause: Cause<'_>) -> Cause<'_> {
             LabError::Daemon(inner) => Some(inner),
             LabError::Record(inner) => Some(inner),
             LabError::Inside(inner) => Some(inner),
+            LabError::Down(inner) => Some(inner),
             LabError::Half { .. }
             | LabError::NotUp { .. }
             | LabError::Interrupted

@@ -7,6 +7,7 @@
 mod check;
 mod completions;
 mod doctor;
+mod down;
 mod event;
 mod failure;
 mod identity;
@@ -72,6 +73,7 @@ pub(crate) enum Command {
     Instance(instance::Instance),
     Event(event::Event),
     Doctor(doctor::Doctor),
+    Down(down::Down),
     Check(check::Check),
     Identity(identity::Identity),
     Completions(completions::Completions),
@@ -88,6 +90,7 @@ impl Command {
             Self::Instance(instance) => instance.run(out),
             Self::Event(event) => event.run(out),
             Self::Doctor(doctor) => doctor.run(out),
+            Self::Down(down) => down.run(out),
             Self::Check(check) => check.run(out),
             Self::Identity(identity) => identity.run(out),
             Self::Completions(completions) => completions.run(out),

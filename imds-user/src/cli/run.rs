@@ -21,9 +21,9 @@ Set RUST_LOG=debug for more in the log.";
 
 /// Serve this host's guests until SIGTERM; SIGHUP reads the configuration again
 ///
-/// The configuration is checked as a whole before anything is touched. When the daemon stops, everything that it made is
-/// gone again: programs, filters, the responder and its namespace. Guests are then on their own: where this host has a
-/// metadata service itself (a cloud host), block it for them before you stop the daemon.
+/// The configuration is checked as a whole before anything is touched. When the daemon stops, however it stops, guests are
+/// refused until the next one goes on where it ended: its programs stay on the ports and uplinks, so that no guest reaches
+/// the metadata service that this host may have itself (a cloud host). `imds down` removes them.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Run {

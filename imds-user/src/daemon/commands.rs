@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Daemon, DaemonError, Served, Wanted, find_ports, now, now_millis};
+use super::{Daemon, DaemonError, Served, Wanted, find_ports, is_absent, now, now_millis};
 use crate::config::Guest;
 use crate::control::find::{FindError, find};
 use crate::control::instance::{Whereabouts, moment};
@@ -232,6 +232,8 @@ impl Daemon {
                 self.responder.update(update).await?;
             }
             (State::Running, Some(_)) | (State::Stopped, None) => {}
+            // It runs without its interface, which went. It cannot be served before that is looked for again.
+            (State::Running, None) if is_absent(&guest.port) => {}
             (State::Running, None) => self.switch_on(port).await?,
             (State::Stopped, Some(slot)) => self.switch_off(port, slot).await?,
         }
@@ -249,10 +251,11 @@ impl Daemon {
 
     /// Lets the responder know the guest before its port opens.
     async fn switch_on(&mut self, port: &str) -> Result<(), DaemonError> {
-        let slot = self.slots.allocate()?;
         let Some(guest) = self.served.get_mut(port) else {
             return Ok(());
         };
+        let id = guest.state.instance.id;
+        let slot = self.dataplane.slot_for(id.as_str(), &guest.port)?;
         let update = Update {
             upsert: vec![(slot, Arc::clone(&guest.state))],
             ..Update::default()
@@ -279,8 +282,7 @@ impl Daemon {
             ..Update::default()
         };
         self.responder.update(update).await?;
-        self.slots.release(slot);
-        Ok(())
+        self.release(vec![slot])
     }
 
     /// Notes that the guest of the port with this name has this interface.
@@ -349,6 +351,17 @@ impl Daemon {
 impl Served {
     fn has_id(&self, id: InstanceId) -> bool {
         self.state.instance.id == id
+    }
+}
+
+/// Lets happen what was planned for a time at which no daemon ran, before anybody is served.
+pub(super) fn catch_up(lives: &mut Lives, state: &StateDir) {
+    if lives.fall_due(now_millis()).is_empty() {
+        return;
+    }
+    if let Err(error) = state.save_lives(lives) {
+        // As in `fall_due`.
+        tracing::error!("{error}");
     }
 }
 

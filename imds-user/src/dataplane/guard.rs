@@ -10,7 +10,7 @@ use super::{
     DataPlane, DataPlaneError,
     filter::Direction,
     load::{UPLINK_EGRESS, UPLINK_EGRESS_IP},
-    map_error,
+    map_error, removed,
 };
 
 /// An interface by which packets leave the host.
@@ -100,10 +100,23 @@ impl DataPlane {
     /// When the map refuses.
     pub fn forget_interface(&mut self, ifindex: u32) -> Result<(), DataPlaneError> {
         self.guarded.remove(&ifindex);
-        match self.guarded_from.remove(&ifindex) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(cause) => Err(map_error("GUARDED")(cause)),
+        removed(self.guarded_from.remove(&ifindex)).map_err(map_error("GUARDED"))
+    }
+
+    /// Forgets interfaces that lost the guard, with their filters or by becoming others of the same number, so that they
+    /// are guarded again.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn recheck_guard(&mut self) -> Result<(), DataPlaneError> {
+        let guarded: Vec<u32> = self.guarded.keys().copied().collect();
+        for ifindex in guarded {
+            let on = self.filters.on(ifindex).map_err(DataPlaneError::Filters)?;
+            if !on.iter().any(|one| one.direction == Direction::Egress) {
+                self.guarded.remove(&ifindex);
+            }
         }
+        Ok(())
     }
 
     /// The interfaces that are guarded, or were meant to be.

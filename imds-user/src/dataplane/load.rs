@@ -1,9 +1,24 @@
 //! Loading the programs and maps into the kernel.
 
+use std::path::Path;
+
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{MapData, MapError, MapType},
     programs::{ProgramFd, SchedClassifier},
 };
+use imds_ebpf::abi::{
+    REVISION,
+    counter::COUNTERS_MAX,
+    device::{DEVICE_BYTES, RESPONDER_DEVICES_MAX},
+    guard::GUARDED_MAX,
+    link_header::LinkMemory,
+    owner::Owner,
+    port::{PORTS_MAX, SlotEntry},
+    rate::Rate,
+    slot::INSTANCES_MAX,
+};
+use sha2::{Digest, Sha256};
 
 use super::DataPlaneError;
 
@@ -34,7 +49,6 @@ impl KernelLog {
 pub const PORT_INGRESS: &str = "port_ingress";
 /// The name of the program for the responder's end.
 pub const RESPONDER_INGRESS: &str = "responder_ingress";
-
 /// The name of the program for uplinks with Ethernet.
 pub const UPLINK_EGRESS: &str = "uplink_egress";
 /// The name of the program for uplinks whose packets have no frame.
@@ -47,15 +61,97 @@ pub const PROGRAMS: [&str; 4] = [
     UPLINK_EGRESS_IP,
 ];
 
-/// Loads all programs with fresh maps. `responder_ifindex` is the host's end of the veth pair into the responder's
-/// namespace.
+/// What a map looks like from outside.
+#[derive(Debug)]
+pub struct Shape {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: MapType,
+    /// Of a key.
+    pub key_bytes: usize,
+    /// Of a value.
+    pub value_bytes: usize,
+    /// How many entries it has room for.
+    pub entries: u32,
+}
+
+/// The maps that outlive the daemon.
+pub const MAPS: [Shape; 9] = [
+    shape::<u32, u32>("PORTS", MapType::Hash, PORTS_MAX),
+    shape::<u32, SlotEntry>("SLOTS", MapType::Array, INSTANCES_MAX),
+    shape::<u32, [u8; DEVICE_BYTES as usize]>("DEVICES", MapType::DevMap, INSTANCES_MAX),
+    shape::<u32, Owner>("OWNERS", MapType::Array, INSTANCES_MAX),
+    shape::<u32, LinkMemory>("LINKS", MapType::Array, INSTANCES_MAX),
+    shape::<u32, Rate>("RATES", MapType::Array, INSTANCES_MAX),
+    shape::<u32, [u8; DEVICE_BYTES as usize]>("RESPONDER", MapType::DevMap, RESPONDER_DEVICES_MAX),
+    shape::<u32, u64>("COUNTERS", MapType::PerCpuArray, COUNTERS_MAX),
+    shape::<u32, u64>("GUARDED", MapType::LruPerCpuHash, GUARDED_MAX),
+];
+
+const fn shape<K, V>(name: &'static str, kind: MapType, entries: u32) -> Shape {
+    Shape {
+        name,
+        kind,
+        key_bytes: size_of::<K>(),
+        value_bytes: size_of::<V>(),
+        entries,
+    }
+}
+
+impl Shape {
+    /// Whether a map looks so.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn fits(&self, map: &MapData) -> Result<bool, MapError> {
+        let info = map.info()?;
+        Ok(info.map_type()? == self.kind
+            && info.key_size() as usize == self.key_bytes
+            && info.value_size() as usize == self.value_bytes
+            && info.max_entries() == self.entries)
+    }
+}
+
+/// What tells maps that this daemon's programs understand from those of another version: their shapes, and the number
+/// that is counted up when a meaning changes.
+#[must_use]
+pub fn stamp() -> String {
+    stamp_of(REVISION, &MAPS)
+}
+
+fn stamp_of(revision: u32, maps: &[Shape]) -> String {
+    let mut text = format!("{revision}");
+    for Shape {
+        name,
+        kind,
+        key_bytes,
+        value_bytes,
+        entries,
+    } in maps
+    {
+        text += &format!(";{name}:{kind:?}:{key_bytes}:{value_bytes}:{entries}");
+    }
+    let digest = Sha256::digest(text);
+    let digits = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
+    digits.collect()
+}
+
+/// Loads all programs. With a folder of pins, the maps are those that are pinned there, and those that are not yet are
+/// made and pinned.
 ///
 /// # Errors
 /// When the kernel refuses a map (memory, permission) or a program (verifier).
-pub fn load(responder_ifindex: u32, log: KernelLog) -> Result<Ebpf, DataPlaneError> {
-    let mut ebpf = EbpfLoader::new()
-        .override_global("RESPONDER_IFINDEX", &responder_ifindex, true)
-        .override_global("AYA_LOG_LEVEL", &log.level(), true)
+pub fn load(pins: Option<&Path>, log: KernelLog) -> Result<Ebpf, DataPlaneError> {
+    let mut loader = EbpfLoader::new();
+    let level = log.level();
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    if let Some(pins) = pins {
+        for map in &MAPS {
+            loader.map_pin_path(map.name, pins.join(map.name));
+        }
+    }
+    let mut ebpf = loader
         .load(OBJECT)
         .map_err(|cause| DataPlaneError::Load(Box::new(cause)))?;
     for name in PROGRAMS {
@@ -96,4 +192,34 @@ pub fn descriptor<'a>(
             name,
             cause: Box::new(cause),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change of this value makes a new daemon leave the maps of an older one alone: connections of guests end once
+    /// when it comes. Change it knowingly.
+    #[test]
+    fn the_stamp_is_known() {
+        assert_eq!(stamp(), "494d2b1e");
+    }
+
+    #[test]
+    fn another_shape_or_meaning_is_another_stamp() {
+        let maps = || [shape::<u32, u32>("PORTS", MapType::Hash, 7)];
+        let stamp = stamp_of(1, &maps());
+        assert_eq!(stamp, stamp_of(1, &maps()));
+        let mut others = vec![stamp_of(2, &maps())];
+        for other in [
+            shape::<u32, u32>("OTHER", MapType::Hash, 7),
+            shape::<u32, u32>("PORTS", MapType::Array, 7),
+            shape::<u64, u32>("PORTS", MapType::Hash, 7),
+            shape::<u32, u64>("PORTS", MapType::Hash, 7),
+            shape::<u32, u32>("PORTS", MapType::Hash, 8),
+        ] {
+            others.push(stamp_of(1, &[other]));
+        }
+        assert!(!others.contains(&stamp), "{stamp} is among {others:?}");
+    }
 }

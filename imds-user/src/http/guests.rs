@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -66,7 +66,13 @@ pub struct Connection {
     pub active_nanoseconds: AtomicU64,
     /// Told when it must end.
     pub evicted: Notify,
+    /// Its guest is gone: it ends with a RST, as nobody is there to go on with.
+    pub is_orphaned: AtomicBool,
 }
+
+/// Connections of guests that are gone, on their way to their end.
+#[derive(Debug, Default)]
+pub struct Leaving(Vec<Arc<Connections>>);
 
 /// A connection's place in its guest's list, given up on drop.
 pub struct Admission {
@@ -134,15 +140,17 @@ impl Guests {
         }
     }
 
-    /// Forgets guests and ends their connections.
-    pub fn remove(&self, slots: &[u32]) {
+    /// Forgets guests and ends their connections, which takes a moment.
+    pub fn remove(&self, slots: &[u32]) -> Leaving {
         let mut next = HashMap::clone(&self.by_slot.load());
         let gone: Vec<_> = slots.iter().filter_map(|slot| next.remove(slot)).collect();
         self.by_slot.store(Arc::new(next));
-        for guest in gone {
+        for guest in &gone {
             guest.signing.wake();
             guest.connections.end_all();
         }
+        let connections = gone.iter().map(|guest| Arc::clone(&guest.connections));
+        Leaving(connections.collect())
     }
 
     /// Every guest.
@@ -175,6 +183,19 @@ impl Guests {
         if let Some(largest) = guests.values().max_by_key(|guest| guest.connections.len()) {
             largest.connections.evict_one();
         }
+    }
+}
+
+impl Leaving {
+    /// Whether all of them have ended, their sockets closed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.iter().all(|connections| connections.len() == 0)
+    }
+
+    /// Waits for these as well.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
     }
 }
 
@@ -222,6 +243,7 @@ impl Connections {
 
     fn end_all(&self) {
         for connection in self.lock().values() {
+            connection.is_orphaned.store(true, Ordering::Relaxed);
             connection.evicted.notify_one();
         }
     }

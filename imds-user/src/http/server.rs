@@ -149,6 +149,7 @@ async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admiss
         unread: Vec::new(),
         family: caller.family,
         hop_limit: None,
+        connection: Arc::clone(connection),
     };
     tokio::select! {
         // What ends a conversation early is the guest's business.
@@ -368,6 +369,16 @@ struct Wire {
     family: AddressFamily,
     /// The lowest TTL that any answer asked for; none yet, and the namespace's default is used.
     hop_limit: Option<NonZeroU8>,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.connection.is_orphaned.load(Ordering::Relaxed) {
+            // If the option is refused the connection ends with a FIN instead.
+            drop(self.stream.set_zero_linger());
+        }
+    }
 }
 
 impl Wire {

@@ -32,6 +32,7 @@ use crate::netns::link::LinkError;
 use crate::netns::sysctl::SysctlError;
 use crate::netns::{NetNs, NetNsError};
 use crate::state;
+use crate::teardown::{self, DownError};
 use daemon::DaemonError;
 use plan::Guest;
 use record::Record;
@@ -240,17 +241,24 @@ pub async fn down(name: &LabName) -> Result<bool, LabError> {
         note(daemon::stop(record).await.map_err(LabError::from));
     }
     note(record.map(drop).map_err(LabError::from));
-    for netns in name
+    let netns: Vec<String> = name
         .all_netns()
         .into_iter()
         .chain(responder_netns(&state_dir))
-    {
-        if !NetNs::exists(&netns) {
-            continue;
-        }
-        was_there = true;
-        note(inside::end_processes(&netns).await);
-        note(NetNs::delete(&netns).map_err(LabError::from));
+        .filter(|netns| NetNs::exists(netns))
+        .collect();
+    was_there |= !netns.is_empty();
+    for netns in &netns {
+        note(inside::end_processes(netns).await);
+    }
+    // What outlives a daemon, so that the next goes on with it. Its filters go with the host's namespace.
+    note(
+        teardown::remove_all_but_filters(&state_dir)
+            .await
+            .map_err(LabError::from),
+    );
+    for netns in netns.iter().filter(|netns| NetNs::exists(netns)) {
+        note(NetNs::delete(netns).map_err(LabError::from));
     }
     if state_dir.exists() {
         note(remove_state_dir(&state_dir));
@@ -459,6 +467,9 @@ pub enum LabError {
     /// A command for a guest.
     #[error(transparent)]
     Inside(#[from] inside::InsideError),
+    /// What the daemon has left in the kernel.
+    #[error(transparent)]
+    Down(#[from] DownError),
 }
 
 impl LabName {

@@ -12,7 +12,8 @@ pub mod watch;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::panic;
 use std::path::{Path, PathBuf};
@@ -148,6 +149,21 @@ impl NetNs {
         self.inode
     }
 
+    /// Makes the calling process the one that looks after this namespace's filters, for as long as the value lives; none
+    /// if another one does. It is a hint between honest processes: any user of the namespace could take it.
+    ///
+    /// # Errors
+    /// When the file that stands for the namespace cannot be opened again.
+    pub fn claim(&self) -> io::Result<Option<Claim>> {
+        // The lock belongs to an open file, so one of our own is needed.
+        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Claim { _lock: lock })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
     /// Moves the calling thread into this namespace, for good: for a process about to `exec`, or a thread
     /// about to end. Anything else wants [`NetNs::run`].
     ///
@@ -193,6 +209,41 @@ impl NetNs {
             Ok(runtime.block_on(work()))
         })
     }
+}
+
+/// See [`NetNs::claim`].
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Flock<File>,
+}
+
+/// The kernel's number for the network namespace of the calling thread: no other has it or ever will, until the machine
+/// starts anew (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// When the kernel has no such number.
+pub fn cookie() -> io::Result<u64> {
+    // Any socket belongs to the namespace that it was made in.
+    let socket = UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        .or_else(|_| UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)))?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "no crate in use wraps this socket option")]
+    // SAFETY: the descriptor is open, the option writes a u64 at the first pointer and its length at the second, and both
+    // live through the call.
+    let code = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if code < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
 }
 
 impl AsFd for NetNs {
@@ -497,6 +548,29 @@ mod tests {
         assert!(!NetNs::exists(name));
         NetNs::delete(name).unwrap();
         assert!(!path_of(name).unwrap().exists());
+    }
+
+    #[test]
+    fn a_cookie_is_one_namespaces_alone() {
+        let Some(scratch) = Scratch::new() else {
+            return;
+        };
+        let inside = || scratch.0.run(|| cookie().unwrap()).unwrap();
+        assert_eq!(inside(), inside());
+        assert_ne!(inside(), cookie().unwrap());
+    }
+
+    #[test]
+    fn a_namespace_is_claimed_by_one_at_a_time() {
+        let Some(scratch) = Scratch::new() else {
+            return;
+        };
+        let claim = scratch.0.claim().unwrap();
+        assert!(claim.is_some());
+        let other = NetNs::open(scratch.0.name().unwrap()).unwrap();
+        assert!(other.claim().unwrap().is_none());
+        drop(claim);
+        assert!(other.claim().unwrap().is_some());
     }
 
     #[test]

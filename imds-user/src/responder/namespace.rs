@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    time::{Duration, Instant},
 };
 
 use nix::sys::socket::{
@@ -14,11 +15,12 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use super::orphan;
 use crate::{
     dataplane::{Port, tag_prefix_v6},
     netns::{
         NetNs, NetNsError,
-        link::{LinkError, Links, Route, VethPair},
+        link::{Link, LinkError, Links, Route, VethPair},
         sysctl::{self, SysctlError},
     },
 };
@@ -36,6 +38,8 @@ const OFFERED_MSS_BYTES: u32 = 1220;
 const IPV6_PATH_MTU_BYTES: u32 = 1280;
 /// Connections that wait to be accepted; the kernel caps it at `somaxconn`, which is set to the same.
 const BACKLOG: i32 = 4096;
+/// How long the sockets of an earlier responder may be in the way.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Settings of the namespace, in this order.
 const SYSCTLS: &[(&str, &str)] = &[
@@ -89,6 +93,9 @@ pub enum NamespaceError {
     /// A setting.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    /// A responder of an earlier daemon.
+    #[error("end an earlier responder: {0}")]
+    Orphan(#[source] io::Error),
     /// A listening socket.
     #[error("listen on {address} in the responder's namespace: {cause}")]
     Listen {
@@ -99,43 +106,26 @@ pub enum NamespaceError {
     },
 }
 
-/// The namespace, ready, with its sockets.
+/// The namespace, ready.
 #[derive(Debug)]
 pub struct ResponderNamespace {
     /// The namespace.
     pub netns: NetNs,
     /// The host's end of the veth pair.
     pub host_end: Port,
-    /// Listening on every IPv4 and every IPv6 address of the namespace. Held by the daemon too, so that connections wait
-    /// in their queues while a responder is replaced.
-    pub listeners: [TcpListener; 2],
 }
 
 impl ResponderNamespace {
-    /// Makes the namespace; what an earlier daemon of the same name left is removed first. `name` is the namespace's and
-    /// the host end's, so it must be an interface name.
+    /// Makes the namespace, or mends what an earlier daemon of the same name has left of it: whatever is right stays, with
+    /// the sockets in it. `name` is the namespace's and the host end's, so it must be an interface name.
     ///
     /// # Errors
-    /// When the kernel refuses a part; what was made is removed again.
-    pub async fn create(name: &str) -> Result<Self, NamespaceError> {
-        Self::remove(name).await?;
-        let made = Self::build(name).await;
-        if made.is_err() {
-            // The first error is the one to report.
-            drop(Self::remove(name).await);
-        }
-        made
-    }
-
-    async fn build(name: &str) -> Result<Self, NamespaceError> {
-        let netns = NetNs::create(name)?;
+    /// When the kernel refuses a part.
+    pub async fn ensure(name: &str) -> Result<Self, NamespaceError> {
+        let netns = ensure_netns(name)?;
         let host = Links::open()?;
-        host.add_veth(&VethPair {
-            peer_netns: Some(&netns),
-            mtu: Some(MTU_BYTES),
-            ..VethPair::new(name, INNER)
-        })
-        .await?;
+        let inside = Links::open_in(&netns)?;
+        ensure_cable(name, &netns, &host, &inside).await?;
         // The host's stack has nothing to say to the responder.
         sysctl::set(
             &NetNs::current()?,
@@ -143,32 +133,55 @@ impl ResponderNamespace {
             "1",
         )?;
         host.set_up(name).await?;
-        let ifindex = host.index(name).await?;
-
         for (key, value) in SYSCTLS {
             sysctl::set(&netns, key, value)?;
         }
-        let inside = Links::open_in(&netns)?;
         inside.set_up("lo").await?;
         inside.set_noarp(INNER).await?;
         inside.set_up(INNER).await?;
         for route in routes() {
-            inside.add_route(&route).await?;
+            match inside.add_route(&route).await {
+                Err(LinkError::Route { cause, .. })
+                    if cause.kind() == io::ErrorKind::AlreadyExists => {}
+                added => added?,
+            }
         }
-        let listeners = netns.run(listeners)??;
         let host_end = Port {
             name: name.to_owned(),
-            ifindex,
+            ifindex: host.index(name).await?,
             has_peer_elsewhere: true,
         };
-        Ok(Self {
-            netns,
-            host_end,
-            listeners,
-        })
+        Ok(Self { netns, host_end })
     }
 
-    /// Removes the namespace and the veth pair of this name, if they are there.
+    /// Sockets that listen on every IPv4 and every IPv6 address of the namespace. The daemon holds them too, so that
+    /// connections wait in their queues while a responder is replaced.
+    ///
+    /// The caller has no responder yet. One of an earlier daemon, which still has the port, is ended first.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn listen(&self) -> Result<[TcpListener; 2], NamespaceError> {
+        let started = Instant::now();
+        loop {
+            orphan::end_all(&self.netns)
+                .await
+                .map_err(NamespaceError::Orphan)?;
+            match self.netns.run(listeners)? {
+                // One that was killed before it entered the namespace has the sockets all the same, for a moment.
+                Err(NamespaceError::Listen { cause, .. })
+                    if cause.kind() == io::ErrorKind::AddrInUse
+                        && started.elapsed() < LISTEN_WITHIN =>
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Removes the namespace and the veth pair of this name, if they are there. What is in it goes with it: sockets lose
+    /// their guests at once, and whatever still redirects there drops.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -182,6 +195,51 @@ impl ResponderNamespace {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn ensure_netns(name: &str) -> Result<NetNs, NetNsError> {
+    if NetNs::exists(name) {
+        return NetNs::open(name);
+    }
+    // A file alone, by somebody who was interrupted while making it, would be in the way.
+    match NetNs::delete(name) {
+        Ok(()) | Err(NetNsError::Missing { .. }) => NetNs::create(name),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes sure of the veth pair between here and the namespace. An end without the other is of no use.
+async fn ensure_cable(
+    name: &str,
+    netns: &NetNs,
+    host: &Links,
+    inside: &Links,
+) -> Result<(), LinkError> {
+    let (outer, inner) = (host.get(name).await?, inside.get(INNER).await?);
+    if let (Some(outer), Some(inner)) = (&outer, &inner)
+        && are_ends_of_one(outer, inner)
+    {
+        return Ok(());
+    }
+    if outer.is_some() {
+        host.delete(name).await?;
+    }
+    if inside.get(INNER).await?.is_some() {
+        inside.delete(INNER).await?;
+    }
+    host.add_veth(&VethPair {
+        peer_netns: Some(netns),
+        mtu: Some(MTU_BYTES),
+        ..VethPair::new(name, INNER)
+    })
+    .await
+}
+
+fn are_ends_of_one(outer: &Link, inner: &Link) -> bool {
+    let leads_to = |from: &Link, to: &Link| {
+        from.kind == "veth" && from.peer_netnsid.is_some() && from.lower == Some(to.index)
+    };
+    leads_to(outer, inner) && leads_to(inner, outer)
 }
 
 fn routes() -> [Route; 4] {
@@ -232,4 +290,71 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     )?;
     listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(TcpListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::for_test::Scratch;
+
+    /// A namespace of the name of its host's, with `-r`, removed on drop.
+    struct Made(String);
+
+    impl Drop for Made {
+        fn drop(&mut self) {
+            drop(NetNs::delete(&self.0));
+        }
+    }
+
+    fn with_host(test: impl AsyncFn(&str) + Send + Sync) {
+        let Some(host) = Scratch::new() else { return };
+        // An interface has this name too, so it must be short.
+        let name = format!("ir{}", host.0.inode());
+        let made = Made(name);
+        host.0.run_async(|| test(&made.0)).unwrap();
+    }
+
+    #[test]
+    fn what_is_right_stays_and_what_is_missing_is_made() {
+        with_host(async |name| {
+            let first = ResponderNamespace::ensure(name).await.unwrap();
+            let second = ResponderNamespace::ensure(name).await.unwrap();
+            assert_eq!(second.netns.inode(), first.netns.inode());
+            assert_eq!(second.host_end, first.host_end);
+
+            let host = Links::open().unwrap();
+            host.delete(name).await.unwrap();
+            let mended = ResponderNamespace::ensure(name).await.unwrap();
+            assert_eq!(mended.netns.inode(), first.netns.inode(), "sockets live on");
+            assert_ne!(mended.host_end.ifindex, first.host_end.ifindex);
+            assert!(host.get(name).await.unwrap().unwrap().carrier);
+
+            let inside = Links::open_in(&mended.netns).unwrap();
+            host.set_down(name).await.unwrap();
+            inside.set_down("lo").await.unwrap();
+            sysctl::set(&mended.netns, "net/ipv4/conf/all/route_localnet", "0").unwrap();
+            let again = ResponderNamespace::ensure(name).await.unwrap();
+            assert_eq!(again.host_end, mended.host_end);
+            assert!(host.get(name).await.unwrap().unwrap().carrier);
+            again.listen().await.unwrap();
+
+            ResponderNamespace::remove(name).await.unwrap();
+            assert_eq!(host.get(name).await.unwrap(), None);
+            assert!(!NetNs::exists(name));
+            ResponderNamespace::remove(name).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_cable_to_elsewhere_is_replaced() {
+        with_host(async |name| {
+            let host = Links::open().unwrap();
+            host.add_veth(&VethPair::new(name, "other")).await.unwrap();
+            let made = ResponderNamespace::ensure(name).await.unwrap();
+            let outer = host.get(name).await.unwrap().unwrap();
+            assert!(outer.peer_netnsid.is_some() && outer.carrier);
+            assert_eq!(outer.index, made.host_end.ifindex);
+            assert_eq!(host.get("other").await.unwrap(), None);
+        });
+    }
 }

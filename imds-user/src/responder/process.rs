@@ -7,6 +7,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream as StdUnixStream},
     sync::{Arc, Barrier, OnceLock, atomic::Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     http::{
-        guests::Guests,
+        guests::{Guests, Leaving},
         server::{self, Server},
     },
     token::{TokenKey, TokenKeys},
@@ -65,7 +66,7 @@ pub fn run() -> Result<(), ProcessError> {
 
     line.set_nonblocking(true).map_err(ProcessError::Daemon)?;
     let runtime = runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(ProcessError::Daemon)?;
     runtime.block_on(attend(line, listeners))
@@ -141,6 +142,10 @@ fn clone(listeners: &[TcpListener; 2]) -> io::Result<[TcpListener; 2]> {
     Ok([v4.try_clone()?, v6.try_clone()?])
 }
 
+/// How long connections of guests that are gone may take to end before the daemon is told that they have. What they still
+/// send by then is dropped.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// Does what the daemon says until it closes the line.
 async fn obey(
     mut orders: OwnedReadHalf,
@@ -148,6 +153,7 @@ async fn obey(
     gate: &Gate,
     answer: &mpsc::UnboundedSender<FromResponder>,
 ) -> io::Result<()> {
+    let mut leaving = Leaving::default();
     while let Some(message) = protocol::receive(&mut orders).await? {
         let message = match message {
             ToResponder::Hello { .. } => return Err(io::Error::other("a second introduction")),
@@ -160,7 +166,7 @@ async fn obey(
                 continue;
             }
             ToResponder::Remove(slots) => {
-                guests.remove(&slots);
+                leaving.extend(guests.remove(&slots));
                 continue;
             }
             ToResponder::Signed { slot, signatures } => {
@@ -169,6 +175,7 @@ async fn obey(
             }
             ToResponder::Apply(revision) => {
                 gate.get_or_init(|| ());
+                await_end_of(&std::mem::take(&mut leaving)).await;
                 FromResponder::Applied(revision)
             }
             ToResponder::Count => FromResponder::Counters(count(guests)),
@@ -192,6 +199,14 @@ async fn speak(
             else => return Ok(()),
         };
         protocol::send(&mut to, &message).await?;
+    }
+}
+
+/// Waits until the workers have closed the sockets of guests that are gone.
+async fn await_end_of(leaving: &Leaving) {
+    let deadline = Instant::now() + LEAVE_WITHIN;
+    while !leaving.is_over() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -60,6 +60,11 @@ pub(super) const TESTS: &[Package] = &[
         why: "verifying the signed identity",
     },
     Package {
+        debian: "strace",
+        probe: Probe::Program("strace"),
+        why: "a daemon that is killed at any of its system calls",
+    },
+    Package {
         debian: "python3-venv",
         probe: Probe::PythonModules("venv, ensurepip"),
         why: "AWS's clients in Python in a place of their own",
