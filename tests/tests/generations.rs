@@ -239,6 +239,38 @@ fn an_answer_to_a_guest_that_is_gone_reaches_nobody() {
     assert!(host.counter("reply-stale") > 0);
 }
 
+/// More notifications than fit their buffer, and among those that were lost the end of an interface and the coming of an
+/// uplink.
+#[test]
+fn lost_notifications_are_made_up_for() {
+    let Some(mut host) = Host::new() else { return };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    let db = host.guest("db").routed("10.0.0.11").up();
+    let daemon = host.start();
+    for guest in [&web, &db] {
+        assert_eq!(guest.get(INSTANCE_ID).text(), guest.id());
+    }
+    let number = host.namespace().index("veth-web");
+    daemon.pause();
+    let storm: String = (0..5000)
+        .map(|turn| format!("link set veth-db alias turn-{turn}\n"))
+        .collect();
+    host.namespace().ip(&storm);
+    host.namespace().ip("link delete veth-web");
+    let late = heir(&mut host, "web", number);
+    let uplink = host.uplink("up0");
+    daemon.resume();
+    let is_followed = || {
+        let status = host.status();
+        let is_guarded = status["guard"]["uplinks"][0]["is_guarded"] == true;
+        (is_guarded && slot(&host, "web").is_none()).then_some(())
+    };
+    eventually("everything is followed", SOON, is_followed);
+    check_unknown(&late);
+    assert_eq!(uplink.packets(), 0);
+    assert_eq!(db.get(INSTANCE_ID).text(), db.id());
+}
+
 /// While the old interface's number is another's, and the daemon cannot know yet, that one is under the guard like any
 /// stranger.
 #[test]

@@ -317,6 +317,26 @@ fn frames_of_every_form_are_kept_in() {
         assert_eq!(uplink.packets(), 0, "{what} reached the stand-in");
     }
     assert_eq!(host.counter("guarded"), forms.len() as u64);
+    let dropped = host.status()["guard"]["dropped"]["tap-odd"].as_u64();
+    assert_eq!(dropped, Some(forms.len() as u64));
+}
+
+/// Received by the bridge, as far as routing is concerned.
+#[test]
+fn a_stranger_behind_a_bridge_of_the_host_is_kept_out() {
+    let Some(mut host) = Host::new() else { return };
+    let uplink = host.uplink("up0");
+    let stranger = host
+        .guest("stranger")
+        .bridged("br0", "10.0.0.20")
+        .ipv6("fd00:1::20")
+        .unregistered()
+        .up();
+    let _daemon = host.start();
+    check_kept_out(&stranger, &[&uplink]);
+    let dropped = host.status()["guard"]["dropped"].clone();
+    assert!(dropped["br0"].as_u64() >= Some(2), "{dropped}");
+    check_host_reaches(&host, &uplink);
 }
 
 /// The frame with another IPv4 header, whose checksum is right again.

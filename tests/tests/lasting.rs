@@ -184,6 +184,37 @@ fn the_guard_outlives_the_daemon() {
     assert!(own.is_ok(), "the host's own way is open");
 }
 
+/// The control socket cannot be made, which is found out when everything else is there.
+#[test]
+fn a_first_start_that_fails_leaves_nothing_and_a_later_one_leaves_guests_refused() {
+    let Some((host, uplink, web)) = host_and_web() else {
+        return;
+    };
+    let links = host.namespace().link_names();
+    let in_the_way = host.state_dir().join("control.sock");
+    let fail = || {
+        fs::remove_file(&in_the_way).ok();
+        fs::create_dir_all(in_the_way.join("something")).expect("a folder");
+        let output = host.run_to_the_end();
+        assert!(!output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("listen on the control socket"), "{said}");
+        fs::remove_dir_all(&in_the_way).expect("the folder");
+    };
+    host.write_config();
+    fail();
+    assert_eq!(host.namespace().link_names(), links);
+    assert_eq!(filters(&host, web.port()), []);
+    assert_eq!(data_planes(&host), Vec::<PathBuf>::new());
+
+    host.start().stop();
+    fail();
+    check_refused(&web);
+    assert_eq!(uplink.packets(), 0);
+    let _daemon = host.start();
+    check_served(&[&web]);
+}
+
 #[test]
 fn down_leaves_nothing() {
     if !has_command("bpftool") || !has_command("tc") {

@@ -139,8 +139,9 @@ impl Finding {
 /// The oldest kernel that imds is tested on: Debian 12's.
 const KERNEL_TESTED: (u32, u32) = (6, 1);
 
-/// The oldest kernel that has all that the programs use: `bpf_redirect_peer` from a TC program, 5.10.
-const KERNEL_NEEDED: (u32, u32) = (5, 10);
+/// The oldest kernel that has all that is used: `bpf_redirect_peer` from a TC program, 5.10, and the cookie of a network
+/// namespace, 5.14.
+const KERNEL_NEEDED: (u32, u32) = (5, 14);
 
 /// What the daemon does that needs a capability, with its number in linux/capability.h.
 const CAPABILITIES: [(u32, &str); 6] = [
@@ -307,7 +308,11 @@ fn bpffs(facts: &Facts) -> Finding {
     const SUBJECT: &str = "bpffs";
     match facts.mounted("bpf") {
         Some(target) => Finding::ok(SUBJECT, target),
-        None => Finding::warn(SUBJECT, "not mounted", "mount -t bpf bpf /sys/fs/bpf"),
+        None => Finding::warn(
+            SUBJECT,
+            "not mounted: the daemon mounts its own in its state directory",
+            "mount -t bpf bpf /sys/fs/bpf, where bpftool looks, and which outlives a service manager's own mounts",
+        ),
     }
 }
 
@@ -603,8 +608,8 @@ mod tests {
             ("6.1.0-18-cloud-amd64", Level::Ok),
             ("10.0-rc1", Level::Ok),
             ("6.0.19", Level::Warn),
-            ("5.10.0", Level::Warn),
-            ("5.9.16", Level::Fail),
+            ("5.14.0", Level::Warn),
+            ("5.13.19", Level::Fail),
             ("4.19.0", Level::Fail),
         ] {
             check(
@@ -652,7 +657,7 @@ mod tests {
             |facts| facts.mounts.retain(|mount| mount.kind != "bpf"),
             Level::Warn,
             "bpffs",
-            "not mounted",
+            "not mounted: the daemon mounts its own in its state directory",
         );
         check(
             |facts| facts.mounts.retain(|mount| mount.kind != "cgroup2"),

@@ -29,7 +29,8 @@ const GROUPS: [MulticastGroup; 3] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// Room for notifications that nobody has read yet; a storm beyond it is a [`Change::Anything`].
+/// Room for notifications that nobody has read yet, or as much of it as the host grants (`net.core.rmem_max`). A storm
+/// beyond it is a [`Change::Anything`].
 const BUFFER_BYTES: usize = 4 << 20;
 
 /// A subscription to changes.
