@@ -196,19 +196,20 @@ fn serve(listener: &TcpListener, is_over: &AtomicBool, answers: &AtomicU64) {
         let Ok((stream, _)) = listener.accept() else {
             continue;
         };
-        if answer(stream).is_ok() {
-            answers.fetch_add(1, Ordering::Relaxed);
-        }
+        // A caller that went away is none that was answered.
+        answer(stream, answers).ok();
     }
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, answers: &AtomicU64) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? > 0 {
         request.push(byte[0]);
     }
+    // Counted first, so that whoever has an answer finds it counted.
+    answers.fetch_add(1, Ordering::Relaxed);
     let length = STAND_IN_ANSWER.len();
     write!(
         stream,

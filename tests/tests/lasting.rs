@@ -402,7 +402,7 @@ fn maps_of_another_version_are_migrated_without_a_port_being_open() {
     let daemon = host.start();
     check_served(&[&web, &db]);
     callers.check("a migration");
-    assert_eq!(data_planes(&host), [current.clone()]);
+    assert_eq!(data_planes(&host), std::slice::from_ref(current));
     for port in [web.port(), db.port()] {
         assert_eq!(filters(&host, port), on_way_in("port_ingress"), "{port}");
     }
@@ -428,7 +428,7 @@ fn a_namespace_of_another_life_is_not_taken_for_this_one() {
     fs::rename(current, others).expect("bpffs renames folders");
     let _daemon = host.start();
     check_served(&[&web]);
-    assert_eq!(data_planes(&host), [current.clone()]);
+    assert_eq!(data_planes(&host), std::slice::from_ref(current));
     assert_eq!(uplink.packets(), 0);
 }
 
@@ -438,7 +438,8 @@ fn damaged_pins_are_made_anew() {
         return;
     };
     let mut daemon = Some(host.start());
-    let damage: [(&str, fn(&PathBuf)); 3] = [
+    type Damage = fn(&PathBuf);
+    let damage: [(&str, Damage); 3] = [
         ("a map is missing", |folder| {
             fs::remove_file(folder.join("OWNERS")).expect("a pin");
         }),

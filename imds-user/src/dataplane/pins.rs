@@ -225,8 +225,10 @@ fn make_root(state_dir: &Path, roots: &[PathBuf; 2]) -> Result<PathBuf, DataPlan
 
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|statistics| {
-        // The type of the number differs between architectures.
-        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+        #[allow(
+            clippy::unnecessary_cast,
+            reason = "the type of the number differs between architectures"
+        )]
         let magic = statistics.filesystem_type().0 as i64;
         magic == MAGIC
     })
