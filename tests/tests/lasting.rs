@@ -380,6 +380,43 @@ fn what_changed_in_the_configuration_while_no_daemon_ran_is_closed_and_opened() 
     assert_eq!(filters(&host, gone.port()), []);
 }
 
+/// A machine that is switched off hears nothing: its port is silent with a daemon, without one, and with the next.
+#[test]
+fn the_port_of_a_stopped_instance_stays_silent() {
+    let Some((host, uplink, web)) = host_and_web() else {
+        return;
+    };
+    let daemon = host.start();
+    check_served(&[&web]);
+    let state_dir = host.state_dir();
+    let state_dir = state_dir.to_str().expect("temporary paths are text");
+    let switch = |action: &str| {
+        let output = host.imds(&["instance", action, "web", "--state-dir", state_dir]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let check_silent = || {
+        for address in BOTH {
+            let silence = Duration::from_millis(1500);
+            let connect = || Connection::open_within(address, silence);
+            let failure = web.namespace().enter(connect).err();
+            assert_eq!(
+                failure.map(|error| error.kind()),
+                Some(io::ErrorKind::TimedOut)
+            );
+        }
+        assert_eq!(filters(&host, web.port()), on_way_in("port_ingress"));
+        assert_eq!(uplink.packets(), 0);
+    };
+    switch("stop");
+    check_silent();
+    daemon.stop();
+    check_silent();
+    let _daemon = host.start();
+    check_silent();
+    switch("start");
+    check_served(&[&web]);
+}
+
 /// An answer of a former time: what the state directory's pins say is not what this daemon understands.
 #[test]
 fn maps_of_another_version_are_migrated_without_a_port_being_open() {

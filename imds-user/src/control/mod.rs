@@ -163,9 +163,9 @@ pub struct PortStatus {
     pub port: String,
     /// The interface's number.
     pub ifindex: u32,
-    /// The instance's slot on this host; none while it is stopped.
+    /// The instance's slot on this host; none while it is stopped, or its interface is gone.
     pub slot: Option<u32>,
-    /// `running` or `stopped`.
+    /// `running` or `stopped`; `gone` when it is neither and its interface is not there any more.
     pub state: String,
     /// `i-…`
     pub instance_id: String,
