@@ -1,7 +1,7 @@
 //! An answer: its head in the order and spelling of the wire, its body, and what the edge must do besides.
 
-use std::fmt::{self, Display};
-use std::io::Write;
+use std::cell::RefCell;
+use std::io::{self, Write};
 use std::num::NonZeroU8;
 
 use bytes::Bytes;
@@ -56,21 +56,56 @@ impl ContentType {
     }
 }
 
-/// Name and value as they stand on the wire, without the end of the line.
-impl Display for Header {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::TokenTtlSeconds(seconds) => write!(f, "{TOKEN_TTL_SECONDS}: {seconds}"),
-            Self::ContentType(kind) => write!(f, "Content-Type: {}", kind.as_str()),
-            Self::AcceptRangesNone => f.write_str("Accept-Ranges: none"),
-            Self::LastModified(at) => write!(f, "Last-Modified: {}", at.imf_fixdate()),
-            Self::ContentLength(length) => write!(f, "Content-Length: {length}"),
-            Self::Date(at) => write!(f, "Date: {}", at.imf_fixdate()),
-            Self::Server => f.write_str("Server: EC2ws"),
-            Self::ConnectionClose => f.write_str("Connection: close"),
-            Self::Allow(methods) => write!(f, "Allow: {methods}"),
+impl Header {
+    /// Writes name, value and the end of the line as they stand on the wire.
+    fn write_to(self, wire: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::TokenTtlSeconds(seconds) => write!(wire, "{TOKEN_TTL_SECONDS}: {seconds}")?,
+            Self::ContentType(kind) => {
+                wire.extend_from_slice(b"Content-Type: ");
+                wire.extend_from_slice(kind.as_str().as_bytes());
+            }
+            Self::AcceptRangesNone => wire.extend_from_slice(b"Accept-Ranges: none"),
+            Self::LastModified(at) => {
+                wire.extend_from_slice(b"Last-Modified: ");
+                LAST_MODIFIED.with(|kept| write_date(at, kept, wire))?;
+            }
+            Self::ContentLength(length) => write!(wire, "Content-Length: {length}")?,
+            Self::Date(at) => {
+                wire.extend_from_slice(b"Date: ");
+                DATE.with(|kept| write_date(at, kept, wire))?;
+            }
+            Self::Server => wire.extend_from_slice(b"Server: EC2ws"),
+            Self::ConnectionClose => wire.extend_from_slice(b"Connection: close"),
+            Self::Allow(methods) => {
+                wire.extend_from_slice(b"Allow: ");
+                wire.extend_from_slice(methods.as_bytes());
+            }
         }
+        wire.extend_from_slice(b"\r\n");
+        Ok(())
     }
+}
+
+/// A date as it was written last.
+type KeptDate = RefCell<(UnixSeconds, Vec<u8>)>;
+
+thread_local! {
+    /// All answers of a second have the same date, and nearly all of a daemon's life the same time of publication.
+    static DATE: KeptDate = const { RefCell::new((UnixSeconds(0), Vec::new())) };
+    static LAST_MODIFIED: KeptDate = const { RefCell::new((UnixSeconds(0), Vec::new())) };
+}
+
+fn write_date(at: UnixSeconds, kept: &KeptDate, wire: &mut Vec<u8>) -> io::Result<()> {
+    let mut kept = kept.borrow_mut();
+    let (kept_at, text) = &mut *kept;
+    if *kept_at != at || text.is_empty() {
+        text.clear();
+        write!(text, "{}", at.imf_fixdate())?;
+        *kept_at = at;
+    }
+    wire.extend_from_slice(text);
+    Ok(())
 }
 
 /// An answer.
@@ -182,11 +217,11 @@ impl Response {
         head
     }
 
-    fn write_head(&self, wire: &mut Vec<u8>) -> std::io::Result<()> {
+    fn write_head(&self, wire: &mut Vec<u8>) -> io::Result<()> {
         let (code, reason) = (self.status.code(), self.status.reason());
         write!(wire, "HTTP/1.1 {code} {reason}\r\n")?;
         for header in &self.headers {
-            write!(wire, "{header}\r\n")?;
+            header.write_to(wire)?;
         }
         wire.write_all(b"\r\n")
     }
@@ -194,3 +229,31 @@ impl Response {
 
 /// More than any head of ours has.
 const HEAD_BYTES_ROOM: usize = 384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_date_is_not_taken_for_another() {
+        let check = |header: Header, expected: &str| {
+            let mut wire = Vec::new();
+            header.write_to(&mut wire).unwrap();
+            assert_eq!(String::from_utf8(wire).unwrap(), expected, "{header:?}");
+        };
+        let (first, second) = (UnixSeconds(784_111_777), UnixSeconds(784_111_778));
+        let date = |at| Header::Date(at);
+        check(
+            date(UnixSeconds(0)),
+            "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n",
+        );
+        check(date(first), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+        check(date(first), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+        check(
+            Header::LastModified(second),
+            "Last-Modified: Sun, 06 Nov 1994 08:49:38 GMT\r\n",
+        );
+        check(date(second), "Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n");
+        check(date(first), "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    }
+}

@@ -16,7 +16,7 @@ use std::{
 use bytes::Buf;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::timeout,
@@ -384,22 +384,19 @@ impl Drop for Wire {
 impl Wire {
     /// Waits for more bytes, and makes room for them only when they are there.
     async fn read(&mut self) -> io::Result<()> {
-        loop {
-            self.stream.readable().await?;
-            self.unread.reserve(READ_BYTES);
-            match self.stream.try_read_buf(&mut self.unread) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+        self.stream.readable().await?;
+        self.unread.reserve(READ_BYTES);
+        // Not `try_read_buf`: this one notes when a read took all there was, and spares the next call in vain.
+        match self.stream.read_buf(&mut self.unread).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
     }
 
     /// Sends an answer in one call. Its body is not copied, be it long or a secret that is wiped when the answer is dropped.
     async fn send(&mut self, answer: &Response) -> io::Result<()> {
         let head = answer.wire_head();
-        let mut bytes = head.as_slice().chain(&*answer.body);
+        let mut bytes = Buf::chain(head.as_slice(), &*answer.body);
         self.stream.write_all_buf(&mut bytes).await
     }
 
