@@ -315,6 +315,7 @@ impl Daemon {
             daemon.dataplane.reap_filters(daemon.host_end.ifindex)?;
         }
         pins.reap()?;
+        memory::give_back();
         Ok(daemon)
     }
 
@@ -413,7 +414,9 @@ impl Daemon {
             self.dataplane.close_port(&port)?;
         }
         self.release(released)?;
-        self.open_all(fresh)
+        self.open_all(fresh)?;
+        memory::give_back();
+        Ok(())
     }
 
     /// Takes slots back. The responder ended their connections, so no packet and no socket carries them any more.
@@ -430,7 +433,6 @@ impl Daemon {
             self.open(&guest)?;
             self.served.insert(guest.port.name.clone(), guest);
         }
-        memory::give_back();
         Ok(())
     }
 
