@@ -43,6 +43,8 @@ const PLAIN_AIM: Aim = Aim::AtLeast {
 /// EC2's limit.
 const USER_DATA_BYTES: usize = 16 << 10;
 const USER_DATA: &str = "/latest/user-data";
+/// The longest document of the tree.
+const RSA2048: &str = "/latest/dynamic/instance-identity/rsa2048";
 /// The client's address on the bare pair, and the gateway that it sends everything to.
 const BARE_CLIENT: &str = "10.0.1.10";
 const BARE_GATEWAY: &str = "192.0.2.1";
@@ -78,6 +80,16 @@ const CASES: &[Case] = &[
         what: "instance-id, a connection a request",
         path: INSTANCE_ID,
         connections: Connections::OneARequest,
+    },
+    Case {
+        what: "rsa2048, 1 connection kept",
+        path: RSA2048,
+        connections: Connections::Kept(1),
+    },
+    Case {
+        what: "rsa2048, 16 connections kept",
+        path: RSA2048,
+        connections: Connections::Kept(16),
     },
     Case {
         what: "16 KB user data, 1 connection kept",

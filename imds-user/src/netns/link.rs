@@ -24,6 +24,7 @@ use rtnetlink::{
 
 use super::uplink::Way;
 use super::{NetNs, NetNsError};
+use crate::memory;
 
 /// The hardware address of an Ethernet interface.
 pub type Mac = [u8; 6];
@@ -100,6 +101,9 @@ enum RouteKind {
     Unicast,
     Local,
 }
+
+/// So many interfaces that listing them takes megabytes.
+const MANY: usize = 1000;
 
 impl Links {
     /// Connects to the namespace of the calling thread. Must be called within a tokio runtime, which drives the
@@ -360,12 +364,17 @@ impl Links {
     /// When the kernel cannot be asked.
     pub async fn list(&self) -> Result<Vec<Link>, LinkError> {
         let answers = self.handle.link().get().execute();
-        answers
+        let links: Vec<Link> = answers
             // At once: a message holds all that the kernel knows of an interface, several kilobytes.
             .map_ok(|message| Link::from(&message))
             .try_collect()
             .await
-            .map_err(refused("list", "all"))
+            .map_err(refused("list", "all"))?;
+        if links.len() > MANY {
+            // Messages come faster than they are looked at, and wait in memory meanwhile.
+            memory::give_back();
+        }
+        Ok(links)
     }
 
     /// The number of an interface.

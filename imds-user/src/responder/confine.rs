@@ -50,6 +50,25 @@ pub enum ConfineError {
     Seccomp(String),
 }
 
+/// Closes whatever whoever started the daemon had left open for its children: all but the standard streams, the first of
+/// which is the line to the daemon. For the very start, when this process has opened nothing of its own.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn close_inherited_descriptors() -> Result<(), ConfineError> {
+    const FIRST: libc::c_uint = libc::STDERR_FILENO as libc::c_uint + 1;
+    #[expect(unsafe_code, reason = "no crate in use wraps this call")]
+    // SAFETY: it takes numbers, and nothing in this process owns a descriptor above the standard ones yet.
+    let code = unsafe { libc::close_range(FIRST, libc::c_uint::MAX, 0) };
+    if code == 0 {
+        return Ok(());
+    }
+    Err(ConfineError::System {
+        what: "close what was inherited",
+        cause: nix::errno::Errno::last(),
+    })
+}
+
 /// Moves into the responder's namespace and gives up root. For the only thread there is: threads inherit all of it.
 ///
 /// # Errors

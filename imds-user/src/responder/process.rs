@@ -53,6 +53,7 @@ pub enum ProcessError {
 /// # Errors
 /// When the daemon does not introduce itself, or a right cannot be given up: nothing is served then.
 pub fn run() -> Result<(), ProcessError> {
+    confine::close_inherited_descriptors()?;
     let line = StdUnixStream::from(
         io::stdin()
             .as_fd()
