@@ -8,16 +8,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use nix::errno::Errno;
-use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{
     InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
@@ -358,6 +360,21 @@ impl Links {
         }
     }
 
+    /// What the kernel says about the interface of this number, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn by_index(&self, index: u32) -> Result<Option<Link>, LinkError> {
+        let answers = self.handle.link().get().match_index(index).execute();
+        match answers.try_collect::<Vec<_>>().await {
+            Ok(messages) => Ok(messages.first().map(Link::from)),
+            Err(error) => match refused("look up", "")(error) {
+                LinkError::Missing { .. } => Ok(None),
+                other => Err(other),
+            },
+        }
+    }
+
     /// Every interface of the namespace.
     ///
     /// # Errors
@@ -387,6 +404,46 @@ impl Links {
             .ok_or_else(|| LinkError::Missing {
                 name: name.to_owned(),
             })
+    }
+
+    /// This namespace's number for another one, as [`Link::peer_netnsid`] has it; none while it has not given it one.
+    /// The kernel gives a number when it first tells of an interface whose other end is there.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn number_of(&self, namespace: &NetNs) -> Result<Option<i32>, LinkError> {
+        let refused = |cause: io::Error| LinkError::Number {
+            namespace: namespace.to_string(),
+            cause,
+        };
+        let fd = u32::try_from(namespace.as_fd().as_raw_fd())
+            .map_err(|error| refused(invalid(error)))?;
+        let mut question = NsidMessage::default();
+        question.attributes.push(NsidAttribute::Fd(fd));
+        let mut question = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+        question.header.flags = NLM_F_REQUEST;
+        let mut answers = self
+            .handle
+            .clone()
+            .request(question)
+            .map_err(|error| refused(io_error(&error)))?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) => {
+                    let number = answer
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            NsidAttribute::Id(number) => Some(*number),
+                            _ => None,
+                        });
+                    return Ok(number.filter(|number| *number >= 0));
+                }
+                NetlinkPayload::Error(error) => return Err(refused(error.to_io())),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn change(
@@ -681,6 +738,15 @@ pub enum LinkError {
         #[source]
         cause: io::Error,
     },
+    /// The kernel did not say which number it has for another namespace.
+    #[error("ask for the number of network namespace {namespace}")]
+    Number {
+        /// Its name or inode.
+        namespace: String,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
     /// The kernel refused a route.
     #[error("add route {route}")]
     Route {
@@ -941,6 +1007,30 @@ mod tests {
             assert_eq!(of("169.254.0.0", 16, 254), [b]);
             assert_eq!(of("0.0.0.0", 0, 777).len(), 2);
             assert!(of("192.0.2.0", 24, 254).is_empty());
+        });
+    }
+
+    #[test]
+    fn a_namespace_is_known_by_the_number_that_interfaces_have_for_it() {
+        let (Some(guest), Some(other)) = (Scratch::new(), Scratch::new()) else {
+            return;
+        };
+        with_links(async |host, links| {
+            assert_eq!(links.number_of(&guest.0).await.unwrap(), None);
+            for (end, netns) in [("a", &guest), ("b", &other)] {
+                let pair = VethPair {
+                    peer_netns: Some(&netns.0),
+                    ..VethPair::new(end, "eth0")
+                };
+                links.add_veth(&pair).await.unwrap();
+            }
+            for (end, netns) in [("a", &guest), ("b", &other)] {
+                let link = links.get(end).await.unwrap().unwrap();
+                assert!(link.peer_netnsid.is_some());
+                let number = links.number_of(&netns.0).await.unwrap();
+                assert_eq!(number, link.peer_netnsid, "{end}");
+            }
+            assert_eq!(links.number_of(host).await.unwrap(), None);
         });
     }
 

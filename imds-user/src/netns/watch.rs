@@ -45,11 +45,19 @@ impl Watch {
     /// # Errors
     /// When there is no netlink.
     pub fn open() -> io::Result<Self> {
+        Self::with_buffer(BUFFER_BYTES)
+    }
+
+    /// Subscribes with this much room for what nobody has read yet.
+    ///
+    /// # Errors
+    /// When there is no netlink.
+    pub fn with_buffer(bytes: usize) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         let groups = GROUPS.map(|group| 1 << (group as u32 - 1));
         let groups = groups.into_iter().fold(0, |all, group| all | group);
         socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
-        socket.socket_ref().set_rx_buf_sz(BUFFER_BYTES)?;
+        socket.socket_ref().set_rx_buf_sz(bytes)?;
         Ok(Self {
             socket,
             buffer: Vec::with_capacity(1 << 16),
