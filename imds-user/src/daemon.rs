@@ -3,12 +3,14 @@
 //! What the operator wrote is checked as a whole before anything is touched, at start and at every reload. What commands
 //! did to an instance ([`crate::life`]) is laid over it.
 
+mod admit;
 mod commands;
 mod follow;
+mod following;
 mod uplinks;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::Arc,
@@ -22,21 +24,24 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{self, ConfigError, Guard, Guest, Settings, disk::Disk},
+    config::{self, ConfigError, Guard, Guest, Origin, PortBy, Settings, disk::Disk},
     control::{
         self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
         server::Question,
     },
     credentials::{CredentialSource, Keeper},
     dataplane::{DataPlane, DataPlaneError, Port, load::KernelLog, pins::Pins},
+    discovery::{
+        plan::Plan,
+        source::{Snapshot, Sources},
+    },
     identity::signer::Signer,
     instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
     life::{Life, Lives, State},
     memory,
     netns::{
         self, NetNs,
-        link::{Link, LinkError, Links},
-        uplink::{self, Way},
+        link::{LinkError, Links},
         watch::{Change, Watch},
     },
     responder::{
@@ -47,6 +52,7 @@ use crate::{
     state::{StateDir, StateError},
     teardown,
 };
+use following::Following;
 
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
@@ -59,6 +65,10 @@ pub struct Options {
     pub workers: Option<u16>,
     /// What the programs in the kernel log.
     pub kernel_log: KernelLog,
+    /// Whether an interface that the configuration names must be there.
+    pub is_strict: bool,
+    /// Room in bytes for what the kernel tells of interfaces, where a test wants little.
+    pub notification_bytes: Option<usize>,
 }
 
 /// Why the daemon did not start or could not go on.
@@ -93,7 +103,7 @@ pub enum DaemonError {
         /// The instance's name.
         instance: String,
         /// What is in the way.
-        why: &'static str,
+        why: String,
     },
     /// The state directory.
     #[error(transparent)]
@@ -124,9 +134,9 @@ pub enum DaemonError {
 /// barer than anything that this was tried on.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The least time between two looks at interfaces and routes, so that a storm of changes does not keep the daemon from
-/// everything else. The first change after a rest is seen at once.
-const REST_BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// The least time between two looks at interfaces and routes. A rest is as long as the look before it at least, so that a
+/// storm of changes leaves the daemon time for all else. The first change after a rest is seen at once.
+const REST_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. What is in the kernel stays when it ends, closed:
 /// guests are refused until the next daemon, which goes on with it.
@@ -143,13 +153,26 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     }
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
-    let mut settings = config::load(&options.config, &state.installation()?, &Disk)?;
+    let settings = config::load(&options.config, &state.installation()?, &Disk)?;
+    let Settings {
+        host,
+        guard,
+        guests,
+        discovery,
+    } = settings;
     let lives = state.lives()?;
-    let wanted = find_ports(std::mem::take(&mut settings.guests), &lives).await?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,
     })?;
+    let mut following = Following::begin(discovery, state.admitted()?, cookie)?;
+    let mut sources = following.start_sources();
+    following.hear_first(&mut sources).await;
+    let wanted = following.settle(guests, &BTreeMap::new()).await?;
+    if let Some(obstacle) = following.obstacle(&wanted.0, options.is_strict) {
+        return Err(obstacle);
+    }
+    following.warn(&wanted.0).await;
     let is_first = teardown::is_nothing_left(&state, cookie).unwrap_or(false);
 
     let mut is_ready = false;
@@ -157,8 +180,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         options,
         state: &state,
         cookie,
-        settings,
+        host,
+        guard,
         lives,
+        following,
+        sources,
         wanted,
     };
     let served = serve(start, signals, &mut is_ready).await;
@@ -177,9 +203,12 @@ struct StartOf<'a> {
     state: &'a StateDir,
     /// The kernel's number for the host's namespace.
     cookie: u64,
-    settings: Settings,
+    host: Host,
+    guard: Guard,
     lives: Lives,
-    wanted: Wanted,
+    following: Following,
+    sources: Sources,
+    wanted: (Wanted, Plan),
 }
 
 async fn serve(
@@ -194,7 +223,7 @@ async fn serve(
     outcome
 }
 
-/// Guests by the name of their port, with the interface behind it.
+/// Guests by the name of their port, with the interface behind it. What a guest waits for stands in for the name.
 type Wanted = BTreeMap<String, (Guest, Port)>;
 
 /// The credential sources among them, each with the name of the guest.
@@ -219,17 +248,24 @@ struct Daemon {
     /// What commands did to instances. The state directory holds the same.
     lives: Lives,
     credentials: Keeper,
-    /// By the name of the port.
+    /// The host and what is known of guests on it.
+    following: Following,
+    /// What tells of guests.
+    sources: Sources,
+    /// By the name of the port, or by what stands in for it while there is none.
     served: BTreeMap<String, Served>,
     /// What keeps other daemons' hands off this namespace's filters, if they had not been there first.
     claim: Option<netns::Claim>,
 }
 
-/// A guest that is served, or would be if its machine were not stopped.
+/// A guest that is served, or would be if its machine were not stopped and its interface were there.
 struct Served {
     name: Box<str>,
+    /// How its port is found.
+    by: PortBy,
+    origin: Origin,
     port: Port,
-    /// None while it is stopped: its port drops then. And none once its interface is gone.
+    /// None while it is stopped: its port drops then; and while it has none.
     slot: Option<u32>,
     /// Where its credentials come from, if from elsewhere.
     credential_source: Option<CredentialSource>,
@@ -249,9 +285,12 @@ impl Daemon {
             options,
             state,
             cookie,
-            settings,
+            host,
+            guard,
             mut lives,
-            wanted,
+            following,
+            sources: told_by,
+            wanted: (wanted, mut plan),
         } = start;
         // Sources are asked while everything else is built.
         let mut credentials = Keeper::default();
@@ -268,13 +307,12 @@ impl Daemon {
         }
         dataplane.set_responder(&namespace.host_end)?;
         // Before the first look, so that nothing changes unseen after it.
-        let watch = Watch::open().map_err(watch_error)?;
-        let links = Links::open()?;
-        let guard = settings.guard;
+        let watch = open_watch(&options)?;
+        let links = following.links.clone();
         uplinks::guard_exactly(&mut dataplane, &links, &guard).await?;
 
         let mut update = Update {
-            host: Some(settings.host.clone()),
+            host: Some(host.clone()),
             ..Update::default()
         };
         commands::catch_up(&mut lives, state);
@@ -302,15 +340,23 @@ impl Daemon {
             responder,
             watch,
             links,
-            host: settings.host,
+            host,
             guard,
             lives,
             credentials,
+            following,
+            sources: told_by,
             served: BTreeMap::new(),
             claim: claim_filters()?,
         };
         daemon.release(released)?;
-        daemon.open_all(guests)?;
+        daemon.keep_former(&guests, &mut plan).await?;
+        daemon.shut(&plan.closed);
+        for guest in guests {
+            daemon.put_on(guest).await?;
+        }
+        daemon.following.closed = plan.closed;
+        memory::give_back();
         if daemon.claim.is_some() {
             daemon.dataplane.reap_filters(daemon.host_end.ifindex)?;
         }
@@ -333,8 +379,9 @@ impl Daemon {
         *is_ready = true;
         notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("serving {} guests", self.served.len());
-        let mut looked = Instant::now();
-        let mut look_due = None;
+        // What changed between the first look and the subscription is seen now.
+        let mut rested = Instant::now();
+        let mut look_due = Some(rested);
         let mut may_be_anything = false;
         loop {
             tokio::select! {
@@ -353,18 +400,29 @@ impl Daemon {
                         Ok(changes) => changes,
                         Err(error) => {
                             tracing::error!("follow interfaces and routes: {error}");
-                            self.watch = Watch::open().map_err(watch_error)?;
+                            self.watch = open_watch(&self.options)?;
                             vec![Change::Anything]
                         }
                     };
                     may_be_anything |= changes.contains(&Change::Anything);
                     self.note(&changes).await?;
-                    look_due.get_or_insert(looked + REST_BETWEEN_LOOKS);
+                    look_due = Some(look_due.map_or(rested, |due: Instant| due.min(rested)));
+                }
+                snapshot = self.sources.next() => {
+                    if let Err(error) = self.hear(snapshot).await {
+                        tracing::error!("guests that turned up: {error}");
+                    }
                 }
                 () = until(look_due) => {
-                    self.look(std::mem::take(&mut may_be_anything)).await?;
-                    looked = Instant::now();
-                    look_due = None;
+                    let begin = Instant::now();
+                    if let Err(error) = self.follow(state, std::mem::take(&mut may_be_anything)).await {
+                        tracing::error!("follow interfaces and routes: {error}");
+                        self.following.is_unsettled = true;
+                    }
+                    let looked = Instant::now();
+                    rested = looked + REST_BETWEEN_LOOKS.max(looked - begin);
+                    let again = self.following.look_again(self.served.values());
+                    look_due = again.map(|again| looked + again);
                 }
             }
         }
@@ -385,7 +443,34 @@ impl Daemon {
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
         let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
-        let wanted = find_ports(settings.guests, &self.lives).await?;
+        let is_other_docker = settings.discovery.docker != self.following.discovery.docker;
+        let snapshot = if is_other_docker {
+            Snapshot::default()
+        } else {
+            self.following.snapshot.clone()
+        };
+        let former = (
+            std::mem::replace(&mut self.following.discovery, settings.discovery),
+            std::mem::replace(&mut self.following.snapshot, snapshot),
+        );
+        let settled = self.following.settle(settings.guests, &self.served).await;
+        let settled = settled.and_then(|wanted| {
+            let obstacle = self.following.obstacle(&wanted.0, self.options.is_strict);
+            obstacle.map_or(Ok(wanted), Err)
+        });
+        let wanted = match settled {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                let (discovery, snapshot) = former;
+                self.following.discovery = discovery;
+                self.hear(snapshot).await?;
+                return Err(error);
+            }
+        };
+        self.following.warn(&wanted.0).await;
+        if is_other_docker {
+            self.sources = self.following.start_sources();
+        }
         uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
         self.guard = settings.guard;
         self.apply(state, settings.host, wanted).await
@@ -396,8 +481,9 @@ impl Daemon {
         &mut self,
         state: &StateDir,
         host: Host,
-        wanted: Wanted,
+        (wanted, plan): (Wanted, Plan),
     ) -> Result<(), DaemonError> {
+        self.rename(&plan.renames, Vec::new());
         self.note_user_data(state, &wanted)?;
         let mut update = Update::default();
         if host != self.host {
@@ -405,16 +491,21 @@ impl Daemon {
             self.host = host;
         }
         self.credentials.want(sources(&wanted));
+        self.shut(&plan.closed);
         let unwanted = self.stop_unwanted(&wanted, &mut update)?;
+        let kept = plan.closed.values().map(|closed| closed.port.ifindex);
+        let ports = wanted.values().map(|(_, port)| port.ifindex);
+        let kept = kept.chain(ports).collect();
         let fresh = self.publish(wanted, &mut update)?;
         let released = update.remove.clone();
         self.responder.update(update).await?;
-        // Only now, so that guests were told of the end of their connections.
-        for port in unwanted {
-            self.dataplane.close_port(&port)?;
-        }
+        self.leave(unwanted, &kept);
         self.release(released)?;
-        self.open_all(fresh)?;
+        for guest in fresh {
+            self.put_on(guest).await?;
+        }
+        self.let_go(&plan.closed, |_| false);
+        self.following.closed = plan.closed;
         memory::give_back();
         Ok(())
     }
@@ -427,21 +518,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Serves guests whom the responder knows.
-    fn open_all(&mut self, guests: Vec<Served>) -> Result<(), DaemonError> {
-        for guest in guests {
-            self.open(&guest)?;
-            self.served.insert(guest.port.name.clone(), guest);
-        }
-        Ok(())
-    }
-
     /// Takes nothing in from ports that are not wanted any more, or whose guest is another one now.
     fn stop_unwanted(
         &mut self,
         wanted: &Wanted,
         update: &mut Update,
-    ) -> Result<Vec<String>, DaemonError> {
+    ) -> Result<Vec<Port>, DaemonError> {
         let is_unwanted = |(name, guest): &(&String, &Served)| {
             !wanted
                 .get(*name)
@@ -453,13 +535,15 @@ impl Daemon {
             .filter(is_unwanted)
             .map(|(name, _)| name.clone())
             .collect();
+        let mut left = Vec::new();
         for port in &unwanted {
             self.dataplane.stop_port(port)?;
             if let Some(guest) = self.served.remove(port) {
                 update.remove.extend(guest.slot);
+                left.push(guest.port);
             }
         }
-        Ok(unwanted)
+        Ok(left)
     }
 
     /// Notes new states of guests that are served, and gives slots to new ones, whose ports are still to be opened.
@@ -475,16 +559,19 @@ impl Daemon {
             };
             let Guest {
                 name,
+                port: by,
+                origin,
                 limits,
                 credential_source,
                 mut instance,
-                ..
             } = guest;
             if let Some(source) = &credential_source {
                 self.credentials.fill(&mut instance, source);
             }
             let life = self.lives.of(instance.id);
             known.name = name;
+            known.by = by;
+            known.origin = origin;
             known.credential_source = credential_source;
             if let Some(slot) = known.slot.filter(|_| known.state.limits != limits) {
                 self.dataplane.limit(slot, limits.packets_per_second)?;
@@ -507,7 +594,7 @@ impl Daemon {
     }
 
     /// Lets a guest's packets in; those of a stopped one are dropped. One whose interface is not there sends none.
-    fn open(&mut self, guest: &Served) -> Result<(), DaemonError> {
+    fn open(&mut self, guest: &Served) -> Result<(), DataPlaneError> {
         let packets_per_second = guest.state.limits.packets_per_second;
         match guest.slot {
             Some(slot) => self
@@ -585,6 +672,10 @@ impl Daemon {
                 })
                 .collect(),
             guard: self.guard_report().await?,
+            discovery: self
+                .following
+                .report(&self.served, &self.options.state_dir)
+                .await?,
             drops: named(drops),
             packets: named(packets),
         })
@@ -593,21 +684,24 @@ impl Daemon {
 
 impl Served {
     /// A guest without a slot.
-    fn new(
-        name: Box<str>,
-        port: Port,
-        configured: Instance,
-        life: &Life,
-        limits: Limits,
-        at: UnixSeconds,
-    ) -> Self {
+    fn new(guest: Guest, port: Port, life: &Life, at: UnixSeconds) -> Self {
+        let Guest {
+            name,
+            port: by,
+            origin,
+            limits,
+            credential_source,
+            instance: configured,
+        } = guest;
         let instance = life.over(&configured);
         let is_other = instance != configured;
         Self {
             name,
+            by,
+            origin,
             port,
             slot: None,
-            credential_source: None,
+            credential_source,
             state: Arc::new(Published {
                 at,
                 limits,
@@ -665,7 +759,7 @@ impl Served {
             state: match (self.slot, life.state()) {
                 (Some(_), _) => State::Running.as_str(),
                 (None, State::Stopped) => State::Stopped.as_str(),
-                (None, State::Running) => INTERFACE_GONE,
+                (None, State::Running) => WAITING,
             }
             .to_owned(),
             instance_id: instance.id.as_str().to_owned(),
@@ -714,20 +808,13 @@ fn admit(
     let at = now();
     let mut guests = Vec::new();
     for (guest, port) in wanted.into_values() {
-        let Guest {
-            name,
-            limits,
-            credential_source,
-            mut instance,
-            ..
-        } = guest;
-        if let Some(source) = &credential_source {
-            credentials.fill(&mut instance, source);
+        let mut guest = guest;
+        if let Some(source) = &guest.credential_source {
+            credentials.fill(&mut guest.instance, source);
         }
-        let life = lives.of(instance.id);
-        let mut guest = Served::new(name, port, instance, life, limits, at);
-        guest.credential_source = credential_source;
-        if life.state() == State::Running {
+        let life = lives.of(guest.instance.id);
+        let mut guest = Served::new(guest, port, life, at);
+        if life.state() == State::Running && !is_absent(&guest.port) {
             let id = guest.state.instance.id;
             let slot = dataplane.slot_for(id.as_str(), &guest.port)?;
             guest.slot = Some(slot);
@@ -756,37 +843,10 @@ fn claim_filters() -> Result<Option<netns::Claim>, DaemonError> {
     Ok(claim)
 }
 
-/// Finds the interface of every guest. Where a machine is stopped, its interface may be gone with it.
-async fn find_ports(guests: Vec<Guest>, lives: &Lives) -> Result<Wanted, DaemonError> {
-    let found = |guest: &Guest, port| match port {
-        Err(DaemonError::NoInterface { port, .. })
-            if lives.of(guest.instance.id).state() == State::Stopped =>
-        {
-            Ok(absent(port))
-        }
-        found => found,
-    };
-    let handle = Links::open()?;
-    let ways: Vec<Way> = handle.ways().await?;
-    let uplinks = uplink::defaults(&ways);
-    let links = handle.list().await?;
-    let links: BTreeMap<&str, &Link> = links
-        .iter()
-        .map(|link| (link.name.as_str(), link))
-        .collect();
-    guests
-        .into_iter()
-        .map(|guest| {
-            let port = found(&guest, port_of(&guest, &links, &uplinks))?;
-            Ok((port.name.clone(), (guest, port)))
-        })
-        .collect()
-}
+/// The state of an instance that runs and has no interface.
+const WAITING: &str = "waiting";
 
-/// The state of a port whose interface went while its machine should run.
-const INTERFACE_GONE: &str = "gone";
-
-/// The port of a stopped machine whose interface is not there: no interface has index 0.
+/// The port of a guest whose interface is not there: no interface has index 0.
 fn absent(name: String) -> Port {
     Port {
         name,
@@ -797,36 +857,6 @@ fn absent(name: String) -> Port {
 
 fn is_absent(port: &Port) -> bool {
     port.ifindex == 0
-}
-
-fn port_of(
-    guest: &Guest,
-    links: &BTreeMap<&str, &Link>,
-    uplinks: &BTreeSet<u32>,
-) -> Result<Port, DaemonError> {
-    let (port, instance) = (guest.port.to_string(), guest.name.to_string());
-    let Some(link) = links.get(port.as_str()) else {
-        return Err(DaemonError::NoInterface { port, instance });
-    };
-    let why = if !link.is_ethernet {
-        "it carries no Ethernet frames"
-    } else if uplinks.contains(&link.index) {
-        "a default route of the host leaves by it, so it is an uplink: what comes in there is no guest's"
-    } else if link.kind == "bridge" {
-        "it is a bridge: name the interfaces of its guests instead, each of which is a port of its own"
-    } else {
-        let has_peer_elsewhere = link.kind == "veth" && link.peer_netnsid.is_some();
-        return Ok(Port {
-            name: port,
-            ifindex: link.index,
-            has_peer_elsewhere,
-        });
-    };
-    Err(DaemonError::NotAPort {
-        port,
-        instance,
-        why,
-    })
 }
 
 struct Signals {
@@ -851,11 +881,16 @@ impl Signals {
     }
 }
 
-fn watch_error(cause: io::Error) -> DaemonError {
-    DaemonError::System {
+/// Subscribes to changes of interfaces and routes.
+fn open_watch(options: &Options) -> Result<Watch, DaemonError> {
+    let watch = match options.notification_bytes {
+        Some(bytes) => Watch::with_buffer(bytes),
+        None => Watch::open(),
+    };
+    watch.map_err(|cause| DaemonError::System {
         what: "follow interfaces and routes",
         cause,
-    }
+    })
 }
 
 /// Waits for a moment, or for ever if there is none.

@@ -11,6 +11,7 @@ pub mod control;
 pub mod credentials;
 pub mod daemon;
 pub mod dataplane;
+pub mod discovery;
 pub mod doctor;
 pub mod http;
 pub mod identity;

@@ -11,11 +11,17 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
-use crate::{config::Installation, instance::UnixSeconds, life::Lives};
+use crate::{
+    config::Installation, discovery::admitted::Admitted, instance::UnixSeconds, life::Lives,
+};
+
+/// Where a daemon keeps its state unless it is told otherwise.
+pub const USUAL_DIR: &str = "/var/lib/imds";
 
 const INSTALLATION: &str = "installation.json";
 const TOKEN_KEY: &str = "token.key";
 const LIVES: &str = "life.json";
+const ADMITTED: &str = "admitted.json";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 const SOCKET: &str = "control.sock";
@@ -47,6 +53,14 @@ pub enum StateError {
     /// What happened to instances cannot be told any more.
     #[error("{} is damaged ({cause}): restore it, or remove it, and every instance runs as it is configured", path.display())]
     DamagedLives {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: serde_json::Error,
+    },
+    /// Who was admitted cannot be told any more.
+    #[error("{} is damaged ({cause}): restore it, or remove it, and nobody is admitted but by the configuration", path.display())]
+    DamagedAdmissions {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
@@ -152,6 +166,32 @@ impl StateDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The guests that were admitted; nobody at the first start ever.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood.
+    pub fn admitted(&self) -> Result<Admitted, StateError> {
+        let path = self.path.join(ADMITTED);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Admitted::default());
+            }
+            read => read.map_err(io_error("read", &path))?,
+        };
+        serde_json::from_slice(&text).map_err(|cause| StateError::DamagedAdmissions { path, cause })
+    }
+
+    /// Keeps them. When this returns they outlive the daemon and the machine.
+    ///
+    /// # Errors
+    /// When the file system refuses: the file is as before.
+    pub fn save_admitted(&self, admitted: &Admitted) -> Result<(), StateError> {
+        let path = self.path.join(ADMITTED);
+        let text =
+            serde_json::to_vec(admitted).map_err(|cause| io_error("write", &path)(cause.into()))?;
+        write_whole(&path, &text)
     }
 
     /// Where the control socket of this directory's daemon is.

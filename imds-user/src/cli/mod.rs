@@ -4,6 +4,7 @@
 //! Escape sequences for colours are always written; the writer drops them where nobody would see colours
 //! (no terminal, `NO_COLOR`).
 
+mod admit;
 mod check;
 mod completions;
 mod doctor;
@@ -17,6 +18,7 @@ mod respond;
 mod run;
 mod status;
 mod table;
+mod wait;
 mod words;
 
 use std::ffi::OsString;
@@ -32,7 +34,7 @@ use tracing_subscriber::{filter::filter_fn, prelude::*};
 pub(crate) use failure::report;
 
 /// Where a daemon keeps its state unless told otherwise.
-const STATE_DIR: &str = "/var/lib/imds";
+const STATE_DIR: &str = imds_user::state::USUAL_DIR;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -72,6 +74,9 @@ pub(crate) enum Command {
     Status(status::Status),
     Instance(instance::Instance),
     Event(event::Event),
+    Admit(admit::Admit),
+    Forget(admit::Forget),
+    Wait(wait::Wait),
     Doctor(doctor::Doctor),
     Down(down::Down),
     Check(check::Check),
@@ -89,6 +94,9 @@ impl Command {
             Self::Status(status) => status.run(out),
             Self::Instance(instance) => instance.run(out),
             Self::Event(event) => event.run(out),
+            Self::Admit(admit) => admit.run(out),
+            Self::Forget(forget) => forget.run(out),
+            Self::Wait(wait) => wait.run(out),
             Self::Doctor(doctor) => doctor.run(out),
             Self::Down(down) => down.run(out),
             Self::Check(check) => check.run(out),

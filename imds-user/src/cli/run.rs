@@ -36,6 +36,12 @@ pub(crate) struct Run {
     /// Threads that answer guests [default: one for each CPU, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: Option<u16>,
+    /// Do not start, or take over a new configuration, while an interface that it names is not there
+    #[arg(long)]
+    strict: bool,
+    /// Room in bytes for what the kernel tells of interfaces
+    #[arg(long, value_name = "BYTES", hide = true)]
+    notification_bytes: Option<usize>,
     /// Log every packet that the programs in the kernel drop (slow; off costs nothing)
     #[arg(long)]
     log_packets: bool,
@@ -53,6 +59,8 @@ impl Run {
             config,
             state_dir,
             workers,
+            strict: is_strict,
+            notification_bytes,
             ..
         } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -64,6 +72,8 @@ impl Run {
             state_dir,
             workers,
             kernel_log,
+            is_strict,
+            notification_bytes,
         }))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imds_user::control::{self, GuardStatus, PortStatus, StatusReport};
+use imds_user::control::{self, DiscoveryStatus, GuardStatus, PortStatus, StatusReport};
 
 use super::table::{Align, Cell, Table};
 use super::{BAD, BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
@@ -47,6 +47,7 @@ fn write_report(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> 
     writeln!(out)?;
     write_ports(out, &report.ports)?;
     write_credentials(out, &report.ports, unix_seconds(now))?;
+    write_discovery(out, &report.discovery)?;
     write_counts(out, "Packets", &report.packets, DIM)?;
     write_counts(out, "Dropped", &report.drops, WARNING)
 }
@@ -181,6 +182,52 @@ fn unix_seconds(at: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Who waits, what is closed and what to do about it, and what tells of guests.
+fn write_discovery(out: &mut dyn Write, discovery: &DiscoveryStatus) -> io::Result<()> {
+    write_reasons(
+        out,
+        "Waiting",
+        discovery.waiting.iter().map(|waiting| {
+            let name = Cell::styled(&waiting.name, BOLD);
+            [name, (&waiting.port).into(), (&waiting.why).into()]
+        }),
+    )?;
+    write_reasons(
+        out,
+        "Closed",
+        discovery.closed.iter().map(|closed| {
+            let port = Cell::styled(&closed.port, BOLD);
+            let admit = closed.admit.as_deref().unwrap_or_default();
+            [port, (&closed.why).into(), Cell::styled(admit, GOOD)]
+        }),
+    )?;
+    for source in &discovery.sources {
+        write!(out, "\n{BOLD}{}{BOLD:#}  {}", source.source, source.place)?;
+        if let Some(trouble) = &source.trouble {
+            write!(out, ": {WARNING}{trouble}{WARNING:#}")?;
+        }
+        writeln!(out)?;
+        for refused in &source.refused {
+            writeln!(out, "  {WARNING}{refused}{WARNING:#}")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_reasons(
+    out: &mut dyn Write,
+    title: &str,
+    rows: impl ExactSizeIterator<Item = [Cell; 3]>,
+) -> io::Result<()> {
+    if rows.len() == 0 {
+        return Ok(());
+    }
+    writeln!(out, "\n{BOLD}{title}{BOLD:#}")?;
+    let mut table = Table::new([("", Align::Left); 3]);
+    rows.for_each(|row| table.row(row));
+    table.write(out)
+}
+
 /// A line of what was counted, without what never happened.
 fn write_counts(
     out: &mut dyn Write,
@@ -239,6 +286,7 @@ fn age(seconds: u64) -> String {
 mod tests {
     use std::time::Duration;
 
+    use imds_user::control::discovery::{ClosedStatus, SourceStatus, WaitingStatus};
     use imds_user::control::{CredentialStatus, DaemonStatus, ResponderStatus, UplinkStatus};
 
     use super::*;
@@ -309,6 +357,7 @@ mod tests {
                 uplinks: vec![uplink("eth0", None), uplink("eth1", None)],
                 dropped: BTreeMap::new(),
             },
+            discovery: DiscoveryStatus::default(),
             drops: BTreeMap::from([("udp".into(), 2), ("fragment".into(), 0)]),
             packets: BTreeMap::from([("arp_answered".into(), 1), ("intercepted".into(), 9999)]),
         }
@@ -338,6 +387,62 @@ Guard      on eth0, eth1
 Packets  arp answered 1, intercepted 9999
 
 Dropped  udp 2
+",
+        );
+    }
+
+    #[test]
+    fn who_waits_and_what_is_closed_is_told_with_what_to_do() {
+        let mut report = report();
+        report.ports.clear();
+        report.packets.clear();
+        report.drops.clear();
+        let closed = |port: &str, why: &str, admit: Option<&str>| ClosedStatus {
+            port: port.into(),
+            ifindex: 7,
+            why: why.into(),
+            admit: admit.map(Into::into),
+        };
+        report.discovery = DiscoveryStatus {
+            waiting: vec![WaitingStatus {
+                name: "web".into(),
+                port: "vnet0".into(),
+                why: "interface vnet0 is not there (`vnet1` is)".into(),
+            }],
+            closed: vec![
+                closed(
+                    "vnet3",
+                    "who is behind it is not known",
+                    Some("imds admit --port vnet3"),
+                ),
+                closed("veth1", "container redis: imds.id: no", None),
+            ],
+            sources: vec![SourceStatus {
+                source: "docker".into(),
+                place: "/run/docker.sock".into(),
+                trouble: Some("docker went away".into()),
+                refused: vec!["container db: it has the host's own network".into()],
+            }],
+            lost_notifications: 0,
+        };
+        check(
+            &report,
+            "\
+Daemon     running for 1 h 2 min, process 4711, version 0.1.0, /etc/imds.toml
+Responder  running, process 4712, 2 workers
+Guard      on eth0, eth1
+
+  no ports
+
+Waiting
+  web  vnet0  interface vnet0 is not there (`vnet1` is)
+
+Closed
+  vnet3  who is behind it is not known  imds admit --port vnet3
+  veth1  container redis: imds.id: no
+
+docker  /run/docker.sock: docker went away
+  container db: it has the host's own network
 ",
         );
     }

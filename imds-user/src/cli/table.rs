@@ -54,11 +54,13 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    /// Writes the table, each line indented by two spaces.
+    /// Writes the table, each line indented by two spaces. Columns without a head have no line for it.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let heads = self.columns.map(|(head, _)| Cell::styled(head, DIM));
         let widths = self.widths();
-        self.write_row(out, &heads, widths)?;
+        if self.columns.iter().any(|(head, _)| !head.is_empty()) {
+            self.write_row(out, &heads, widths)?;
+        }
         for row in &self.rows {
             self.write_row(out, row, widths)?;
         }

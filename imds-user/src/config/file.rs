@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -21,9 +22,25 @@ pub type Text = Spanned<String>;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileConfig {
     /// What all instances share.
-    pub host: HostEntry,
+    pub host: Arc<HostEntry>,
     /// The instances.
     pub instance: Vec<Spanned<InstanceEntry>>,
+    /// Instances that turn up.
+    pub template: Vec<Spanned<Arc<InstanceEntry>>>,
+    /// Where they turn up.
+    pub discovery: DiscoveryEntry,
+}
+
+/// `[discovery]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DiscoveryEntry {
+    /// Patterns of interfaces that are guests'.
+    pub ports: Vec<Text>,
+    /// Whether Docker's containers are looked at.
+    pub docker: Option<bool>,
+    /// Where Docker's socket is.
+    pub docker_socket: Option<Text>,
 }
 
 /// `[host]`
@@ -62,7 +79,7 @@ pub struct LimitsEntry {
     pub connections: Option<Spanned<i64>>,
 }
 
-/// `[[instance]]`
+/// `[[instance]]` and `[[template]]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct InstanceEntry {
@@ -70,6 +87,12 @@ pub struct InstanceEntry {
     pub name: Option<Text>,
     /// The interface of the host by which its packets come in.
     pub port: Option<Text>,
+    /// The hardware address of that interface, if it is found by that.
+    pub port_mac: Option<Text>,
+    /// The network namespace that the other end of that interface is in, if it is found by that.
+    pub netns: Option<Text>,
+    /// Of a template: patterns of the interfaces that get such an instance.
+    pub ports: Option<Spanned<Vec<Text>>>,
     /// What it may take of the service.
     pub limits: LimitsEntry,
     /// `i-…`
@@ -430,14 +453,14 @@ mod tests {
             "unknown key `HttpTokens`: did you mean `http-tokens`?",
         );
         check(
-            "[[instance]]\nport = \"x\"\nports = \"y\"",
-            "ports",
-            "unknown key `ports`: did you mean `port`?",
+            "[[instance]]\nport = \"x\"\nport-mca = \"y\"",
+            "port-mca",
+            "unknown key `port-mca`: did you mean `port-mac`?",
         );
         check(
             "zzzzzzzz = 1",
             "zzzzzzzz",
-            "unknown key `zzzzzzzz`: the keys here are host, instance",
+            "unknown key `zzzzzzzz`: the keys here are host, instance, template, discovery",
         );
     }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Installation, PortName};
+use super::Installation;
 use crate::instance::host::CredentialSeed;
 use crate::instance::network::Subnet;
 use crate::instance::{
@@ -85,18 +85,19 @@ impl<'a> MadeUp<'a> {
         VpcId::from_digest(&prefix(&self.digest("vpc", range)))
     }
 
-    pub(super) fn instance_id(&self, port: &PortName) -> InstanceId {
-        InstanceId::from_digest(&prefix(&self.digest("instance", port.as_str())))
+    /// Of the instance that `seed` is about: its port, or what else nobody else has.
+    pub(super) fn instance_id(&self, seed: &str) -> InstanceId {
+        InstanceId::from_digest(&prefix(&self.digest("instance", seed)))
     }
 
-    pub(super) fn reservation_id(&self, port: &PortName) -> ReservationId {
-        ReservationId::from_digest(&prefix(&self.digest("reservation", port.as_str())))
+    pub(super) fn reservation_id(&self, seed: &str) -> ReservationId {
+        ReservationId::from_digest(&prefix(&self.digest("reservation", seed)))
     }
 
-    /// Of an interface of the instance behind `port`, which is its `number`th.
-    pub(super) fn interface(&self, port: &PortName, number: usize) -> MadeUpInterface {
+    /// Of an interface of that instance, which is its `number`th.
+    pub(super) fn interface(&self, seed: &str, number: usize) -> MadeUpInterface {
         MadeUpInterface {
-            digest: self.digest("interface", &format!("{port} {number}")),
+            digest: self.digest("interface", &format!("{seed} {number}")),
         }
     }
 

@@ -7,7 +7,11 @@
 pub mod disk;
 pub mod file;
 mod made_up;
+pub mod mould;
 pub mod nearest;
+pub mod pairs;
+pub mod pattern;
+pub mod port_by;
 pub mod resolve;
 
 use std::fmt;
@@ -19,6 +23,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use pattern::Pattern;
+pub use port_by::{Origin, PortBy};
+
 use crate::credentials::CredentialSource;
 use crate::instance::{Host, Instance, Limits, UnixSeconds};
 
@@ -26,7 +33,7 @@ use crate::instance::{Host, Instance, Limits, UnixSeconds};
 const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// What is to be served, checked and complete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Settings {
     /// What all instances share.
     pub host: Host,
@@ -34,6 +41,19 @@ pub struct Settings {
     pub guard: Guard,
     /// The guests, in the order of the file.
     pub guests: Vec<Guest>,
+    /// Who else may turn up.
+    pub discovery: Discovery,
+}
+
+/// Which guests may turn up that the file does not name.
+#[derive(Debug)]
+pub struct Discovery {
+    /// Interfaces that are guests': closed until it is known whose.
+    pub ports: Vec<Pattern>,
+    /// The socket of a Docker daemon whose containers say by their labels what they are.
+    pub docker: Option<PathBuf>,
+    /// What instances that turn up are made with.
+    pub mould: mould::Mould,
 }
 
 /// On which interfaces packets that the host forwards to the metadata addresses are dropped.
@@ -54,7 +74,9 @@ pub struct Guest {
     /// What commands call it.
     pub name: Box<str>,
     /// The interface of the host by which its packets come in.
-    pub port: PortName,
+    pub port: PortBy,
+    /// From where it is known.
+    pub origin: Origin,
     /// What it may take of the service.
     pub limits: Limits,
     /// Where the credentials of its role come from, if from elsewhere: they are not in the instance then.

@@ -1,6 +1,7 @@
 //! From what was typed to what is true: checked, completed, and the same every time.
 
 mod guard;
+mod newcomers;
 mod role;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,8 +22,9 @@ use super::file::{
     MetadataOptionsEntry, NetworkInterfaceEntry, PublicKeyEntry, RoleEntry, SubnetEntry, Text,
 };
 use super::made_up::{MadeUp, MadeUpInterface};
+use super::mould::Newcomer;
 use super::nearest::nearest;
-use super::{Files, Guest, Installation, PortName, Problem, Settings};
+use super::{Files, Guest, Installation, Origin, PortBy, Problem, Settings};
 use crate::instance::credentials::{InstanceProfile, Role};
 use crate::instance::details::{
     ActiveKeys, Architecture, BlockDevice, DEFAULT_ROOT_DEVICE, Details, InstanceAction, LifeCycle,
@@ -66,19 +68,8 @@ pub fn resolve(
             format!("more than {INSTANCES_MAX} instances"),
         ));
     }
-    let made_up = MadeUp::of(installation);
-    let host = host(&file.host, made_up)?;
-    let mut resolver = Resolver {
-        made_up,
-        created: installation.created,
-        dns_hostnames: file.host.dns_hostnames.unwrap_or(true),
-        limits: limits(&file.host.limits, Limits::DEFAULT)?,
-        directory,
-        files,
-        zone: &host.zone,
-        subnets: HashMap::new(),
-        security_groups: HashMap::new(),
-    };
+    let host = host(&file.host, MadeUp::of(installation))?;
+    let mut resolver = Resolver::of(&file.host, &host, installation, directory, files)?;
     let guests = file
         .instance
         .iter()
@@ -86,14 +77,16 @@ pub fn resolve(
         .collect::<Result<Vec<_>, _>>()?;
     refuse_duplicates(&file.instance, &guests)?;
     let guard = guard::guard(&file.host, &guests)?;
+    let discovery = newcomers::discovery(file, &mut resolver, installation)?;
     Ok(Settings {
         host,
         guard,
         guests,
+        discovery,
     })
 }
 
-fn host(entry: &HostEntry, made_up: MadeUp<'_>) -> Result<Host, Problem> {
+pub(super) fn host(entry: &HostEntry, made_up: MadeUp<'_>) -> Result<Host, Problem> {
     let zone = match (&entry.region, &entry.availability_zone) {
         (Some(region), Some(name)) => {
             // Which of the two is wrong is said by checking the region alone first.
@@ -122,7 +115,7 @@ fn host(entry: &HostEntry, made_up: MadeUp<'_>) -> Result<Host, Problem> {
 }
 
 /// What is the same for every instance, and what they share.
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     made_up: MadeUp<'a>,
     created: UnixSeconds,
     dns_hostnames: bool,
@@ -134,48 +127,93 @@ struct Resolver<'a> {
     security_groups: HashMap<Vec<SecurityGroup>, Arc<[SecurityGroup]>>,
 }
 
-impl Resolver<'_> {
-    fn guest(&mut self, spanned: &Spanned<InstanceEntry>) -> Result<Guest, Problem> {
-        let entry = spanned.get_ref();
-        let Some(port) = &entry.port else {
-            let message = "this instance has no port: write `port = \"…\"`, the interface of the host by which its packets come in";
-            return Err(problem(spanned, message));
-        };
-        let port_name: PortName = parsed(port)?;
+impl<'a> Resolver<'a> {
+    /// For instances of a host.
+    pub(super) fn of(
+        entry: &HostEntry,
+        host: &'a Host,
+        installation: &'a Installation,
+        directory: &'a Path,
+        files: &'a dyn Files,
+    ) -> Result<Self, Problem> {
+        Ok(Self {
+            made_up: MadeUp::of(installation),
+            created: installation.created,
+            dns_hostnames: entry.dns_hostnames.unwrap_or(true),
+            limits: limits(&entry.limits, Limits::DEFAULT)?,
+            directory,
+            files,
+            zone: &host.zone,
+            subnets: HashMap::new(),
+            security_groups: HashMap::new(),
+        })
+    }
+
+    /// An instance that turned up: the file does not say where its port is.
+    pub(super) fn newcomer(
+        &mut self,
+        entry: &InstanceEntry,
+        newcomer: &Newcomer<'_>,
+    ) -> Result<Guest, Problem> {
         let name = match &entry.name {
             Some(name) => guest_name(name)?.into(),
-            None => port_name.as_str().into(),
+            None => newcomer.name.into(),
         };
-        let limits = limits(&entry.limits, self.limits)?;
-        let instance = self.instance(entry, &port_name)?;
+        let instance = self.instance(entry, newcomer.seed)?;
         let credential_source = match &entry.role {
             Some(role) => self.credential_source(role, &instance)?,
             None => None,
         };
         Ok(Guest {
             name,
-            port: port_name,
+            port: newcomer.port.clone(),
+            origin: newcomer.origin,
+            limits: limits(&entry.limits, self.limits)?,
+            credential_source,
+            instance,
+        })
+    }
+}
+
+impl Resolver<'_> {
+    fn guest(&mut self, spanned: &Spanned<InstanceEntry>) -> Result<Guest, Problem> {
+        let entry = spanned.get_ref();
+        let (port, otherwise_called) = newcomers::port_by(spanned)?;
+        let name = match &entry.name {
+            Some(name) => guest_name(name)?.into(),
+            None => otherwise_called.into(),
+        };
+        let limits = limits(&entry.limits, self.limits)?;
+        let instance = self.instance(entry, &port.to_string())?;
+        let credential_source = match &entry.role {
+            Some(role) => self.credential_source(role, &instance)?,
+            None => None,
+        };
+        Ok(Guest {
+            name,
+            port,
+            origin: Origin::Configuration,
             limits,
             credential_source,
             instance,
         })
     }
 
-    fn instance(&mut self, entry: &InstanceEntry, port: &PortName) -> Result<Instance, Problem> {
+    fn instance(&mut self, entry: &InstanceEntry, seed: &str) -> Result<Instance, Problem> {
         let details = details(entry, self.zone)?;
         let zone = details.zone.clone().unwrap_or_else(|| self.zone.clone());
         let options = metadata_options(&entry.metadata_options)?;
-        let primary = self.primary_interface(entry, port, &zone)?;
+        let primary = self.primary_interface(entry, seed, &zone)?;
         let secondary = entry.network_interface.iter().enumerate();
         let secondary: Box<[_]> = secondary
-            .map(|(index, other)| self.secondary_interface(other.get_ref(), port, index + 1, &zone))
+            .map(|(index, other)| self.secondary_interface(other.get_ref(), seed, index + 1, &zone))
             .collect::<Result<_, _>>()?;
         refuse_same_mac(entry, &primary, &secondary)?;
         Ok(Instance {
-            id: parsed_or(&entry.id, || self.made_up.instance_id(port))?,
+            id: parsed_or(&entry.id, || self.made_up.instance_id(seed))?,
             image_id: parsed_or(&entry.image_id, || self.made_up.image_id())?,
             instance_type: optional_line(&entry.r#type)?.unwrap_or_else(|| DEFAULT_TYPE.into()),
-            reservation_id: parsed_or(&entry.reservation_id, || self.made_up.reservation_id(port))?,
+            reservation_id: parsed_or(&entry.reservation_id, || self.made_up.reservation_id(seed))?,
             launch_index: entry.launch_index.unwrap_or(0),
             pending_time: entry
                 .launch_time
@@ -206,7 +244,7 @@ impl Resolver<'_> {
     fn primary_interface(
         &mut self,
         entry: &InstanceEntry,
-        port: &PortName,
+        seed: &str,
         zone: &Zone,
     ) -> Result<NetworkInterface, Problem> {
         let facts = InterfaceFacts {
@@ -223,13 +261,13 @@ impl Resolver<'_> {
             security_group_ids: &entry.security_group_ids,
             subnet: &entry.subnet,
         };
-        self.interface(&facts, &self.made_up.interface(port, 0), zone)
+        self.interface(&facts, &self.made_up.interface(seed, 0), zone)
     }
 
     fn secondary_interface(
         &mut self,
         entry: &NetworkInterfaceEntry,
-        port: &PortName,
+        seed: &str,
         number: usize,
         zone: &Zone,
     ) -> Result<NetworkInterface, Problem> {
@@ -247,7 +285,7 @@ impl Resolver<'_> {
             security_group_ids: &entry.security_group_ids,
             subnet: &entry.subnet,
         };
-        let interface = self.interface(&facts, &self.made_up.interface(port, number), zone)?;
+        let interface = self.interface(&facts, &self.made_up.interface(seed, number), zone)?;
         let next_number = u8::try_from(number).unwrap_or(u8::MAX);
         Ok(NetworkInterface {
             device_number: entry.device_number.unwrap_or(next_number),
@@ -868,7 +906,7 @@ fn guest_name(text: &Text) -> Result<&str, Problem> {
 
 /// Names, ports and ids must each be nobody else's.
 fn refuse_duplicates(entries: &[Spanned<InstanceEntry>], guests: &[Guest]) -> Result<(), Problem> {
-    let mut by_port: HashMap<&PortName, &Guest> = HashMap::with_capacity(guests.len());
+    let mut by_port: HashMap<&PortBy, &Guest> = HashMap::with_capacity(guests.len());
     let mut by_name: HashMap<&str, &Guest> = HashMap::with_capacity(guests.len());
     let mut by_id: HashMap<InstanceId, &Guest> = HashMap::with_capacity(guests.len());
     for (spanned, guest) in entries.iter().zip(guests) {
@@ -880,7 +918,9 @@ fn refuse_duplicates(entries: &[Spanned<InstanceEntry>], guests: &[Guest]) -> Re
                 "port `{}` is taken by instance `{}`: give `{}` another, since a port belongs to one instance",
                 guest.port, other.name, guest.name
             );
-            return refuse(at(&entry.port), message);
+            let port = [&entry.port, &entry.port_mac, &entry.netns];
+            let place = port.into_iter().find(|text| text.is_some());
+            return refuse(at(place.unwrap_or(&entry.port)), message);
         }
         if let Some(other) = by_name.insert(&guest.name, guest) {
             let place = entry

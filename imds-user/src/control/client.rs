@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Answer, Done, InstanceReport, PowerAction, Request, SOCKET_NAME, StatusReport};
+use super::{
+    Answer, Done, InstanceReport, PortReport, PowerAction, Request, SOCKET_NAME, StatusReport,
+};
 use crate::life::{Event, When};
 
 /// How long the daemon may take to read or to answer.
@@ -67,6 +69,45 @@ pub fn event(
         after,
     };
     done(ask(state_dir, request)?)
+}
+
+/// Makes an interface the port of an instance.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when that cannot be.
+pub fn admit(
+    state_dir: &Path,
+    port: String,
+    name: Option<String>,
+    by_name: bool,
+    keys: Vec<(String, String)>,
+) -> Result<Done, ClientError> {
+    let request = Request::Admit {
+        port,
+        name,
+        by_name,
+        keys,
+    };
+    done(ask(state_dir, request)?)
+}
+
+/// Takes back that a guest was admitted.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when it was not.
+pub fn forget(state_dir: &Path, instance: String) -> Result<Done, ClientError> {
+    done(ask(state_dir, Request::Forget { instance })?)
+}
+
+/// What became of an interface.
+///
+/// # Errors
+/// [`ClientError::NoDaemon`] when none runs.
+pub fn port(state_dir: &Path, port: String) -> Result<PortReport, ClientError> {
+    match ask(state_dir, Request::Port { port })? {
+        Answer::Port(report) => Ok(report),
+        other => Err(other.into()),
+    }
 }
 
 fn done(answer: Answer) -> Result<Done, ClientError> {
@@ -168,7 +209,9 @@ impl From<Answer> for ClientError {
         match answer {
             Answer::Error { error } => Self::Refused { error },
             Answer::Refused { refused } => Self::Unfit { refused },
-            Answer::Done(_) | Answer::Instances { .. } | Answer::Status(_) => Self::Astray,
+            Answer::Done(_) | Answer::Instances { .. } | Answer::Port(_) | Answer::Status(_) => {
+                Self::Astray
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! [`client`].
 
 pub mod client;
+pub mod discovery;
 pub mod find;
 pub mod instance;
 pub mod server;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use discovery::{DiscoveryStatus, PortReport, PortState};
 pub use instance::{Done, InstanceReport};
 
 use crate::instance::credentials::{Role, RoleCredentials};
@@ -22,8 +24,8 @@ use crate::life::{Event, When};
 /// The socket's name in the state directory.
 pub const SOCKET_NAME: &str = "control.sock";
 
-/// The longest request in bytes that a server reads before it hangs up.
-pub const REQUEST_BYTES_MAX: usize = 4096;
+/// The longest request in bytes that a server reads before it hangs up: room for user data in base64, and as much again.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// What a client may ask.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -53,6 +55,27 @@ pub enum Request {
         event: Event,
         /// When it shows; at once if nothing is said.
         after: Option<When>,
+    },
+    /// Make an interface the port of an instance of these keys and values.
+    Admit {
+        /// Its name.
+        port: String,
+        /// What the instance is called, if not as its port.
+        name: Option<String>,
+        /// Whether it holds for whatever interface has this name, now and later.
+        by_name: bool,
+        /// As labels of containers have them, without `imds.`.
+        keys: Vec<(String, String)>,
+    },
+    /// Take back that a guest was admitted.
+    Forget {
+        /// Which.
+        instance: String,
+    },
+    /// What became of an interface: answered by [`Answer::Port`].
+    Port {
+        /// Its name.
+        port: String,
     },
 }
 
@@ -89,6 +112,8 @@ pub enum Answer {
         /// In the order of their ports.
         instances: Vec<InstanceReport>,
     },
+    /// To [`Request::Port`].
+    Port(PortReport),
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
 }
@@ -104,6 +129,9 @@ pub struct StatusReport {
     pub ports: Vec<PortStatus>,
     /// Where this host's own metadata service is kept from guests.
     pub guard: GuardStatus,
+    /// Interfaces that guests wait for, interfaces that are closed, and what tells of guests.
+    #[serde(default)]
+    pub discovery: DiscoveryStatus,
     /// Packets for the metadata addresses that were dropped, by reason. Reasons that never happened may be there.
     pub drops: BTreeMap<String, u64>,
     /// Packets that the programs dealt with otherwise (`intercepted`, `replied` …), by what was done.
@@ -159,13 +187,13 @@ pub struct UplinkStatus {
 /// One port and the instance behind it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PortStatus {
-    /// The interface's name.
+    /// The interface's name, or while there is none what is waited for: `netns blue`.
     pub port: String,
-    /// The interface's number.
+    /// The interface's number; 0 while there is none.
     pub ifindex: u32,
-    /// The instance's slot on this host; none while it is stopped, or its interface is gone.
+    /// The instance's slot on this host; none while it is stopped or waits for its interface.
     pub slot: Option<u32>,
-    /// `running` or `stopped`; `gone` when it is neither and its interface is not there any more.
+    /// `running`, `stopped`, or `waiting` for an interface.
     pub state: String,
     /// `i-…`
     pub instance_id: String,
@@ -269,6 +297,7 @@ pub(crate) mod tests {
                 }],
                 dropped: BTreeMap::from([("veth-late".into(), 3)]),
             },
+            discovery: DiscoveryStatus::default(),
             drops: BTreeMap::from([("udp".into(), 2)]),
             packets: BTreeMap::from([("intercepted".into(), 99)]),
         }
@@ -300,6 +329,12 @@ pub(crate) mod tests {
                 r#"{"command":"event","instance":"web","event":{"kind":"rebalance","force":false},"after":"soon"}"#,
                 false,
             ),
+            (
+                r#"{"command":"admit","port":"vnet3","name":null,"by_name":false,"keys":[["type","m5.large"]]}"#,
+                true,
+            ),
+            (r#"{"command":"forget","instance":"web"}"#, true),
+            (r#"{"command":"port","port":"vnet3"}"#, true),
             (r#"{"command":"power","instance":"web"}"#, false),
             (r#"{"command":"reboot"}"#, false),
             (r#"{"command":"status","port":1}"#, false),
@@ -326,6 +361,17 @@ pub(crate) mod tests {
             serde_json::from_str::<Answer>(r#"{"refused":"no instance"}"#).unwrap(),
             refused
         );
+        let port = Answer::Port(PortReport {
+            interface: "vnet3".into(),
+            state: PortState::Closed,
+            why: "nobody knows".into(),
+        });
+        let line = serde_json::to_string(&port).unwrap();
+        assert_eq!(
+            line,
+            r#"{"interface":"vnet3","state":"closed","why":"nobody knows"}"#
+        );
+        assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), port);
         let error = Answer::Error { error: "no".into() };
         assert_eq!(
             serde_json::from_str::<Answer>(r#"{"error":"no"}"#).unwrap(),

@@ -10,12 +10,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Daemon, DaemonError, Served, Wanted, find_ports, is_absent, now, now_millis};
-use crate::config::Guest;
+use super::{Daemon, DaemonError, Served, Wanted, is_absent, now, now_millis};
 use crate::control::find::{FindError, find};
 use crate::control::instance::{Whereabouts, moment};
 use crate::control::{Answer, Done, InstanceReport, PowerAction, Request};
-use crate::dataplane::Port;
+use crate::discovery::admitted::Admission;
 use crate::instance::{InstanceId, UnixMillis};
 use crate::life::{Change, Event, Life, Lives, Refusal, State, When};
 use crate::responder::supervisor::Update;
@@ -84,6 +83,38 @@ impl Daemon {
                 let port = self.find(&instance)?;
                 Answer::Done(Box::new(self.event(state, &port, event, after).await?))
             }
+            Request::Admit {
+                port,
+                name,
+                by_name,
+                keys,
+            } => {
+                let admission = Admission {
+                    port,
+                    to: None,
+                    name,
+                    keys,
+                };
+                let admitted = self.admit(state, admission, by_name).await?;
+                let key = admitted.map_err(Trouble::Unfit)?;
+                let done = format!("admitted at {key}");
+                Answer::Done(Box::new(self.done(&key, done, true, None)))
+            }
+            Request::Forget { instance } => {
+                let key = self.find(&instance)?;
+                let forgotten = self.describe(&self.served[&key]);
+                let outcome = self.forget(state, &key).await?;
+                outcome.map_err(Trouble::Unfit)?;
+                Answer::Done(Box::new(Done {
+                    done: format!("forgotten; it was at {key}"),
+                    is_changed: true,
+                    in_force: Some(moment(now_millis())),
+                    appears: None,
+                    event_id: None,
+                    instance: forgotten,
+                }))
+            }
+            Request::Port { port } => Answer::Port(self.port_report(&port).await?),
         })
     }
 
@@ -117,24 +148,24 @@ impl Daemon {
         let guest = &self.served[port];
         let pending_time = guest.state.instance.pending_time;
         let mut life = self.lives.of(guest.state.instance.id).clone();
-        let was = life.state();
         match action {
             PowerAction::Stop => life.stop(now()),
             PowerAction::Start => life.start(pending_time, now()),
             PowerAction::Reboot => life.reboot().map_err(|refusal| unfit(guest, &refusal))?,
-        }
-        if was == State::Stopped && life.state() == State::Running {
-            // The interface may have gone and come back with the machine.
-            let port = find_port(guest).await?;
-            self.move_to(port);
         }
         let is_changed = self.commit(state, port, life).await?;
         let done = match (action, is_changed) {
             (PowerAction::Stop, true) => "stopped".to_owned(),
             (PowerAction::Stop, false) => "stopped already".to_owned(),
             (PowerAction::Start, true) => {
-                let launched = self.served[port].state.instance.pending_time;
-                format!("started: launched at {}", launched.iso())
+                let guest = &self.served[port];
+                let launched = guest.state.instance.pending_time.iso();
+                let waits = if is_absent(&guest.port) {
+                    ", waits for its interface"
+                } else {
+                    ""
+                };
+                format!("started: launched at {launched}{waits}")
             }
             (PowerAction::Start, false) => "running already".to_owned(),
             (PowerAction::Reboot, _) => "rebooted".to_owned(),
@@ -232,7 +263,7 @@ impl Daemon {
                 self.responder.update(update).await?;
             }
             (State::Running, Some(_)) | (State::Stopped, None) => {}
-            // It runs without its interface, which went. It cannot be served before that is looked for again.
+            // It is switched on when its interface comes.
             (State::Running, None) if is_absent(&guest.port) => {}
             (State::Running, None) => self.switch_on(port).await?,
             (State::Stopped, Some(slot)) => self.switch_off(port, slot).await?,
@@ -276,20 +307,13 @@ impl Daemon {
     }
 
     /// Ends what the responder has of a slot that has no way in or out any more.
-    async fn give_back(&mut self, slot: u32) -> Result<(), DaemonError> {
+    pub(super) async fn give_back(&mut self, slot: u32) -> Result<(), DaemonError> {
         let update = Update {
             remove: vec![slot],
             ..Update::default()
         };
         self.responder.update(update).await?;
         self.release(vec![slot])
-    }
-
-    /// Notes that the guest of the port with this name has this interface.
-    fn move_to(&mut self, port: Port) {
-        if let Some(guest) = self.served.get_mut(&port.name) {
-            guest.port = port;
-        }
     }
 
     /// Lets what was planned for until now happen.
@@ -400,34 +424,6 @@ fn random() -> Result<[u8; 9], DaemonError> {
         cause: io::Error::other(cause.to_string()),
     })?;
     Ok(bytes)
-}
-
-/// The guest's interface as it is now.
-async fn find_port(guest: &Served) -> Result<Port, Trouble> {
-    let port = guest.port.name.clone();
-    let Ok(name) = port.parse() else {
-        return Ok(guest.port.clone());
-    };
-    let wanted = Guest {
-        name: guest.name.clone(),
-        port: name,
-        limits: guest.state.limits,
-        credential_source: guest.credential_source.clone(),
-        instance: guest.configured().clone(),
-    };
-    let mut found =
-        find_ports(vec![wanted], &Lives::default())
-            .await
-            .map_err(|error| match error {
-                DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. } => {
-                    Trouble::Unfit(error.to_string())
-                }
-                error => error.into(),
-            })?;
-    let (_, port) = found
-        .remove(&port)
-        .expect("what is wanted is found, or an error");
-    Ok(port)
 }
 
 fn unfit(guest: &Served, refusal: &Refusal) -> Trouble {

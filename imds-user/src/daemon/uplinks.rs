@@ -6,7 +6,7 @@ use crate::control::{GuardStatus, UplinkStatus};
 use crate::dataplane::DataPlane;
 use crate::dataplane::guard::Uplink;
 use crate::netns::link::{Link, Links};
-use crate::netns::uplink;
+use crate::netns::uplink::{self, Way};
 
 /// Guards what is to be guarded now, and nothing else.
 pub(super) async fn guard_exactly(
@@ -34,23 +34,26 @@ pub(super) async fn guard_exactly(
 }
 
 /// The uplinks there are.
-pub(super) async fn find(links: &Links, guard: &Guard) -> Result<Vec<Uplink>, DaemonError> {
+async fn find(links: &Links, guard: &Guard) -> Result<Vec<Uplink>, DaemonError> {
+    Ok(among(&links.list().await?, &links.ways().await?, guard))
+}
+
+/// The uplinks among these interfaces, with these routes.
+pub(super) fn among(links: &[Link], ways: &[Way], guard: &Guard) -> Vec<Uplink> {
     let uplink = |link: &Link| Uplink {
         name: link.name.clone(),
         ifindex: link.index,
         is_ethernet: link.is_ethernet,
     };
     match guard {
-        Guard::Off => Ok(Vec::new()),
-        Guard::Found => {
-            let (all, ways) = (links.list().await?, links.ways().await?);
-            let found = uplink::uplinks(&all, &ways);
-            Ok(found.into_iter().map(uplink).collect())
-        }
+        Guard::Off => Vec::new(),
+        Guard::Found => uplink::uplinks(links, ways)
+            .into_iter()
+            .map(uplink)
+            .collect(),
         Guard::Named(names) => {
-            let all = links.list().await?;
             let is_named = |link: &&Link| names.iter().any(|name| name.as_str() == link.name);
-            Ok(all.iter().filter(is_named).map(uplink).collect())
+            links.iter().filter(is_named).map(uplink).collect()
         }
     }
 }

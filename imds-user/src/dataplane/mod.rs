@@ -120,6 +120,19 @@ pub enum DataPlaneError {
     },
 }
 
+impl DataPlaneError {
+    /// Whether an interface that something was to be done with is not there any more.
+    #[must_use]
+    pub fn is_about_a_gone_interface(&self) -> bool {
+        match self {
+            Self::Attach { cause, .. } | Self::Detach { cause, .. } => {
+                cause.raw_os_error() == Some(libc::ENODEV)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// An interface by which a guest's packets enter the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -399,6 +412,16 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Notes what interfaces are called now: their former names and their new ones. Filters and maps go by number.
+    pub fn rename_ports(&mut self, renames: &[(String, String)]) {
+        // Two may have exchanged their names.
+        let renamed: Vec<_> = renames
+            .iter()
+            .filter_map(|(old, new)| Some((new.clone(), self.open.remove(old)?)))
+            .collect();
+        self.open.extend(renamed);
+    }
+
     /// No way in, then no way out.
     fn unassign(&mut self, ifindex: u32, slot: u32) -> Result<(), DataPlaneError> {
         self.unmap_port(ifindex).and(self.clear_slot(slot))
@@ -484,6 +507,18 @@ impl DataPlane {
         // A silent one has no place in the table of devices. But its filter is part of it.
         let on = self.filters.on(*ifindex).map_err(DataPlaneError::Filters)?;
         Ok(on.iter().any(|one| one.direction == Direction::Ingress))
+    }
+
+    /// The numbers of the interfaces that have the filter of a port, whoever put it there.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn filtered_ports(&mut self) -> Result<Vec<u32>, DataPlaneError> {
+        let all = self.filters.all().map_err(DataPlaneError::Filters)?;
+        let ports = all
+            .into_iter()
+            .filter(|one| one.direction == Direction::Ingress && one.program == PORT_INGRESS);
+        Ok(ports.map(|one| one.ifindex).collect())
     }
 
     /// Whether the responder's end of the veth pair is there.

@@ -1,7 +1,7 @@
 //! The guard on the uplinks.
 
 use super::super::file::HostEntry;
-use super::super::{Guard, Guest, PortName, Problem};
+use super::super::{Guard, Guest, PortBy, PortName, Problem};
 use super::{parsed, problem};
 
 /// Where the guard is. An uplink is no port: what comes in there is no guest's.
@@ -26,7 +26,8 @@ pub(super) fn guard(entry: &HostEntry, guests: &[Guest]) -> Result<Guard, Proble
     }
     let named = uplinks.get_ref().iter().map(|text| {
         let name: PortName = parsed(text)?;
-        match guests.iter().find(|guest| guest.port == name) {
+        let port = PortBy::Name(name.clone());
+        match guests.iter().find(|guest| guest.port == port) {
             Some(guest) => Err(problem(
                 text,
                 format!(
