@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::binary::imds_path;
+use crate::jail::Jail;
 use crate::namespace::Namespace;
 use crate::process::{children_of, eventually, is_alive};
 
@@ -29,13 +30,24 @@ pub struct Daemon {
     ready_after: Duration,
 }
 
+/// How it is started.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Way<'a> {
+    /// Environment variables.
+    pub(crate) environment: &'a [(String, String)],
+    /// More options of `imds run`.
+    pub(crate) options: &'a [String],
+    /// Where it lives, if not where the tests do.
+    pub(crate) jail: Option<&'a Jail>,
+}
+
 impl Daemon {
     pub(crate) fn start(
         namespace: &Namespace,
         config: &Path,
         state_dir: &Path,
         notify_path: &Path,
-        environment: &[(String, String)],
+        way: Way<'_>,
     ) -> Self {
         let log = notify_path.with_extension("log");
         if notify_path.exists() {
@@ -44,7 +56,12 @@ impl Daemon {
         let notify = UnixDatagram::bind(notify_path).expect("a notification socket");
         let started = Instant::now();
         let child = namespace
-            .enter(|| spawn(config, state_dir, notify_path, &log, environment))
+            .enter(|| {
+                if let Some(jail) = way.jail {
+                    jail.enter();
+                }
+                spawn(config, state_dir, notify_path, &log, way)
+            })
             .expect("the binary under test starts");
         let mut daemon = Self {
             child,
@@ -68,7 +85,7 @@ impl Daemon {
     ) {
         let log = notify_path.with_extension("log");
         let mut child = namespace
-            .enter(|| spawn(config, state_dir, notify_path, &log, &[]))
+            .enter(|| spawn(config, state_dir, notify_path, &log, Way::default()))
             .expect("the binary under test starts");
         // The moment is what is tried, so nothing can be waited for.
         thread::sleep(after);
@@ -238,7 +255,7 @@ fn spawn(
     state_dir: &Path,
     notify: &Path,
     log: &Path,
-    environment: &[(String, String)],
+    way: Way<'_>,
 ) -> io::Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
     Command::new(imds_path())
@@ -247,8 +264,9 @@ fn spawn(
         .arg(config)
         .arg("--state-dir")
         .arg(state_dir)
+        .args(way.options)
         .env("NOTIFY_SOCKET", notify)
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .envs(way.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -11,9 +11,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary::imds_path;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Way};
 use crate::guest::GuestBuilder;
 use crate::instance::InstanceText;
+use crate::jail::Jail;
 use crate::namespace::Namespace;
 use crate::process::run;
 use crate::skip::{has_command, needs_root};
@@ -39,6 +40,9 @@ pub struct Host {
     host_table: String,
     environment: Vec<(String, String)>,
     instances: Vec<InstanceText>,
+    tables: String,
+    run_options: Vec<String>,
+    jail: Option<Jail>,
     bridges: BTreeSet<String>,
     uplinks: u8,
 }
@@ -68,6 +72,9 @@ impl Host {
             host_table,
             environment: Vec::new(),
             instances: Vec::new(),
+            tables: String::new(),
+            run_options: Vec::new(),
+            jail: None,
             bridges: BTreeSet::new(),
             uplinks: 0,
         })
@@ -94,6 +101,31 @@ impl Host {
     /// Has the limits that a host has of which nothing is said.
     pub fn usual_limits(&mut self) -> &mut Self {
         self.host_table = self.host_table.replace(NO_LIMITS, "");
+        self
+    }
+
+    /// Adds whole tables to the configuration, such as `[discovery]`.
+    pub fn tables(&mut self, toml: &str) -> &mut Self {
+        self.tables.push_str(toml);
+        self.tables.push('\n');
+        self
+    }
+
+    /// Takes what [`Host::tables`] added out again.
+    pub fn no_tables(&mut self) -> &mut Self {
+        self.tables.clear();
+        self
+    }
+
+    /// Gives `imds run` one more option.
+    pub fn run_option(&mut self, option: &str) -> &mut Self {
+        self.run_options.push(option.to_owned());
+        self
+    }
+
+    /// Has the daemon live where a process does that the test started, as far as files and processes go.
+    pub fn live_with(&mut self, jail: Jail) -> &mut Self {
+        self.jail = Some(jail);
         self
     }
 
@@ -149,7 +181,8 @@ impl Host {
     #[must_use]
     pub fn config(&self) -> String {
         let instances: Vec<String> = self.instances.iter().map(InstanceText::to_toml).collect();
-        format!("[host]\n{}\n{}", self.host_table, instances.join("\n"))
+        let (host, tables) = (&self.host_table, &self.tables);
+        format!("[host]\n{host}\n{}\n{tables}", instances.join("\n"))
     }
 
     /// Writes the configuration file.
@@ -195,7 +228,11 @@ impl Host {
             &self.config_path(),
             &self.state_dir(),
             &self.dir.path().join("notify"),
-            &self.environment,
+            Way {
+                environment: &self.environment,
+                options: &self.run_options,
+                jail: self.jail.as_ref(),
+            },
         )
     }
 
@@ -259,13 +296,15 @@ impl Host {
     #[must_use]
     pub fn run_to_the_end(&self) -> Output {
         let (config, state_dir) = (self.config_path(), self.state_dir());
-        self.imds(&[
+        let mut args = vec![
             "run",
             "--config",
             text(&config),
             "--state-dir",
             text(&state_dir),
-        ])
+        ];
+        args.extend(self.run_options.iter().map(String::as_str));
+        self.imds(&args)
     }
 
     /// Runs a command of `imds` in the host's namespace.
@@ -275,6 +314,15 @@ impl Host {
         let mut argv = vec![text(&path)];
         argv.extend(args);
         self.namespace.enter(|| run(&argv))
+    }
+
+    /// Runs a command of `imds` about this host's daemon.
+    #[must_use]
+    pub fn command(&self, line: &str) -> Output {
+        let state_dir = self.state_dir();
+        let mut args: Vec<&str> = line.split(' ').collect();
+        args.extend(["--state-dir", text(&state_dir)]);
+        self.imds(&args)
     }
 
     /// What `imds status --json` says.

@@ -21,6 +21,7 @@
 mod binary;
 mod daemon;
 mod dhcp;
+mod docker;
 pub mod fixture;
 mod frame;
 mod frames;
@@ -29,6 +30,7 @@ mod guest_system;
 mod host;
 mod http;
 mod instance;
+mod jail;
 mod namespace;
 mod process;
 pub mod properties;
@@ -44,6 +46,7 @@ mod walk;
 pub use binary::{imds, imds_path};
 pub use daemon::Daemon;
 pub use dhcp::Dhcp;
+pub use docker::Docker;
 pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
 pub use frames::Frames;
 pub use guest::{Guest, GuestBuilder, PersistentTap};
@@ -51,6 +54,7 @@ pub use guest_system::GuestSystem;
 pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
+pub use jail::Jail;
 pub use namespace::Namespace;
 pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,

@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use imds_tests::imds;
 
 /// Documents with configurations in them, between lines of ```` ```toml ```` and ```` ``` ````.
-const DOCUMENTS: &[&str] = &["README.md", "docs/configuration.md", "docs/credentials.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "docs/configuration.md",
+    "docs/credentials.md",
+    "docs/discovery.md",
+];
 
 #[test]
 fn configurations_in_documents_are_right() {

@@ -1,5 +1,6 @@
-//! An identity belongs to an interface while that lives. Whatever comes under its name or its number afterwards is another
-//! one, whether a daemon was there to see it or not.
+//! A slot belongs to an interface while that lives. Whatever comes under its name or its number afterwards is another one,
+//! whether a daemon was there to see it or not: it has the former's identity if the configuration gives that to the name,
+//! never for its number, and nothing that the former left in any case.
 
 use std::io;
 use std::thread;
@@ -30,6 +31,13 @@ fn heir(host: &mut Host, name: &str, number: u32) -> Guest {
         .up()
 }
 
+/// Waits until the guest `web` has another slot than this one; it.
+fn another_slot(host: &Host, former: Option<u64>) -> u64 {
+    eventually("another slot", SOON, || {
+        slot(host, "web").filter(|now| Some(*now) != former)
+    })
+}
+
 /// It is nobody to the service: neither the former guest nor anybody else.
 fn check_unknown(guest: &Guest) {
     let connected = guest
@@ -39,7 +47,8 @@ fn check_unknown(guest: &Guest) {
 }
 
 #[test]
-fn an_interface_made_anew_under_the_same_name_and_number_is_nobody_until_it_is_configured() {
+fn an_interface_made_anew_under_the_same_name_and_number_is_what_the_configuration_says_in_a_slot_of_its_own()
+ {
     let Some(mut host) = Host::new() else { return };
     let web = host.guest("web").routed("10.0.0.10").up();
     let mut daemon = host.start();
@@ -49,16 +58,17 @@ fn an_interface_made_anew_under_the_same_name_and_number_is_nobody_until_it_is_c
     host.namespace().ip("link delete veth-web");
     let late = heir(&mut host, "web", number);
     assert_eq!(host.namespace().index("veth-web"), number);
-    check_unknown(&late);
-    let is_noticed = || slot(&host, "web").is_none().then_some(());
-    eventually("the port is gone", SOON, is_noticed);
+    let second_slot = another_slot(&host, former_slot);
+    // Who has the name is who it is named for.
+    assert_eq!(late.get(INSTANCE_ID).text(), web.id());
     assert!(daemon.log().contains("veth-web"), "{}", daemon.log());
 
     host.instance("web").key("id", "\"i-0feedfacefeedface\"");
     host.write_config();
     daemon.reload();
     assert_eq!(late.get(INSTANCE_ID).text(), late.id());
-    assert_ne!(slot(&host, "web"), former_slot);
+    let third_slot = slot(&host, "web");
+    assert!(![former_slot, Some(second_slot)].contains(&third_slot));
 }
 
 #[test]
@@ -132,22 +142,23 @@ fn an_instance_whose_interface_was_made_anew_gets_another_slot() {
 
 /// An interface that leaves for another namespace and comes back has lost what it was.
 #[test]
-fn an_interface_that_was_elsewhere_is_nobody() {
+fn an_interface_that_was_elsewhere_is_another_one() {
     let Some(mut host) = Host::new() else { return };
     let web = host.guest("web").routed("10.0.0.10").up();
     let elsewhere = imds_tests::Namespace::new();
-    let mut daemon = host.start();
-    assert_eq!(web.get(INSTANCE_ID).text(), web.id());
+    let _daemon = host.start();
+    let mut open = web.connect();
+    assert_eq!(open.get(INSTANCE_ID, &[]).text(), web.id());
     let former_slot = slot(&host, "web");
     host.namespace()
         .ip(&format!("link set veth-web netns {}", elsewhere.path()));
     let home = host.namespace().path();
     elsewhere.ip(&format!("link set veth-web netns {home}"));
     host.namespace().ip("link set veth-web up");
-    check_unknown(&web);
-    daemon.reload();
+    another_slot(&host, former_slot);
     assert_eq!(web.get(INSTANCE_ID).text(), web.id());
-    assert_ne!(slot(&host, "web"), former_slot);
+    let answer = open.exchange("GET", INSTANCE_ID, &[]);
+    assert!(answer.is_err(), "{answer:?}");
 }
 
 #[test]
@@ -250,7 +261,7 @@ fn lost_notifications_are_made_up_for() {
     for guest in [&web, &db] {
         assert_eq!(guest.get(INSTANCE_ID).text(), guest.id());
     }
-    let number = host.namespace().index("veth-web");
+    let (number, former_slot) = (host.namespace().index("veth-web"), slot(&host, "web"));
     daemon.pause();
     let storm: String = (0..5000)
         .map(|turn| format!("link set veth-db alias turn-{turn}\n"))
@@ -263,10 +274,11 @@ fn lost_notifications_are_made_up_for() {
     let is_followed = || {
         let status = host.status();
         let is_guarded = status["guard"]["uplinks"][0]["is_guarded"] == true;
-        (is_guarded && slot(&host, "web").is_none()).then_some(())
+        is_guarded.then_some(())
     };
     eventually("everything is followed", SOON, is_followed);
-    check_unknown(&late);
+    another_slot(&host, former_slot);
+    assert_eq!(late.get(INSTANCE_ID).text(), web.id());
     assert_eq!(uplink.packets(), 0);
     assert_eq!(db.get(INSTANCE_ID).text(), db.id());
 }

@@ -847,18 +847,17 @@ fn a_stopped_instance_needs_no_interface() {
     daemon.reload();
     assert_eq!(late.get(INSTANCE_ID).text(), late.id());
     assert_eq!(told(&host, "instance show web")["state"], "stopped");
-    check_refused(&host, "instance start web", WRONG_USE, &["veth-web", "web"]);
-    assert_eq!(told(&host, "instance show web")["state"], "stopped");
     daemon.stop();
     let _daemon = host.start();
+    assert_eq!(told(&host, "instance show web")["state"], "stopped");
 
-    host.forget("web");
-    let web = host
-        .guest("web")
-        .routed("10.0.0.10")
-        .key("life-cycle", "\"spot\"")
-        .up();
-    told(&host, "instance start web");
+    let started = told(&host, "instance start web");
+    let done = started["done"].as_str().expect("a text");
+    assert!(done.contains("waits for its interface"), "{done}");
+    assert_eq!(started["instance"]["state"], "running");
+    let web = host.guest("web").routed("10.0.0.10").unregistered().up();
+    let waited = host.command("wait --port veth-web");
+    assert!(waited.status.success(), "{waited:?}");
     assert_eq!(web.get(INSTANCE_ID).text(), id);
 }
 

@@ -90,7 +90,7 @@ fn a_wrong_new_configuration_is_refused_and_the_old_one_stays() {
     for wrong in [
         "[host]\nregoin = \"eu-central-1\"\n",
         "not toml",
-        "[[instance]]\nname = \"web\"\nport = \"no-such-port\"\n",
+        "[[instance]]\nname = \"web\"\nport = \"lo\"\n",
     ] {
         host.write_raw_config(wrong);
         daemon.reload();

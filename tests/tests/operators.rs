@@ -35,10 +35,18 @@ fn check_refusal(what: &str, output: &Output, code: i32, words: &[&str]) {
 
 /// A host with one port, its configuration as given.
 fn check_config(toml: &str, code: i32, words: &[&str]) {
+    check_config_with(&[], toml, code, words);
+}
+
+/// The same, with more options of `imds run`.
+fn check_config_with(options: &[&str], toml: &str, code: i32, words: &[&str]) {
     let Some(mut host) = Host::new() else { return };
     let _web = host.guest("web").routed("10.0.0.10").up();
     let links = host.namespace().link_names();
     host.write_raw_config(toml);
+    for option in options {
+        host.run_option(option);
+    }
     check_refusal(toml, &host.run_to_the_end(), code, words);
     check_untouched(&host, &links);
 }
@@ -53,20 +61,78 @@ fn check_untouched(host: &Host, links: &[String]) {
     assert!(!disciplines.contains("clsact"), "{disciplines}");
 }
 
+/// A host that boots has no interfaces of guests yet, so that one is missing is no error: see `discovery.rs`. Whoever wants
+/// it to be one says so.
 #[test]
 fn a_missing_interface_is_named() {
-    check_config(
+    check_config_with(
+        &["--strict"],
         "[[instance]]\nname = \"web\"\nport = \"veth-wbe\"\n",
         SOMETHING_MISSING,
         &["veth-wbe", "web"],
     );
+    for by in ["netns = \"nowhere\"", "port-mac = \"02:00:00:00:00:01\""] {
+        let toml = format!("[[instance]]\nname = \"web\"\n{by}\n");
+        let named = by.split('"').nth(1).expect("a text in quotes");
+        check_config_with(&["--strict"], &toml, SOMETHING_MISSING, &[named, "web"]);
+    }
 }
 
 /// The first port is there and the second is not: the first is not left with a program on it.
 #[test]
 fn a_missing_interface_after_a_good_one_leaves_the_good_one_alone() {
     let toml = "[[instance]]\nport = \"veth-web\"\n\n[[instance]]\nport = \"veth-wbe\"\n";
-    check_config(toml, SOMETHING_MISSING, &["veth-wbe"]);
+    check_config_with(&["--strict"], toml, SOMETHING_MISSING, &["veth-wbe"]);
+}
+
+/// To wait for it would be in vain.
+#[test]
+fn an_interface_that_can_be_no_port_is_refused() {
+    check_config(
+        "[[instance]]\nname = \"web\"\nport = \"lo\"\n",
+        SOMETHING_MISSING,
+        &["lo", "web", "Ethernet"],
+    );
+}
+
+#[test]
+fn what_is_said_of_discovery_is_checked() {
+    let instance = |lines: &str| format!("[[instance]]\n{lines}\n");
+    check_config(
+        &instance("port = \"veth-web\"\nnetns = \"blue\""),
+        WRONG_USE,
+        &["exclude"],
+    );
+    check_config(&instance("netns = \"a/b\""), WRONG_USE, &["a/b", "2"]);
+    check_config(&instance("port-mac = \"06:17\""), WRONG_USE, &["06:17"]);
+    check_config(
+        &instance("ports = [\"veth*\"]"),
+        WRONG_USE,
+        &["[[template]]"],
+    );
+    check_config("[[template]]\ntype = \"x\"\n", WRONG_USE, &["ports"]);
+    let template = |line: &str| format!("[[template]]\nports = [\"tap*\"]\n{line}\n");
+    check_config(
+        &template("private-ipv4 = \"10.0.0.1\""),
+        WRONG_USE,
+        &["private-ipv4", "only one"],
+    );
+    check_config(
+        &template("[template.metadata-options]\nhttp-tokens = \"mandatory\""),
+        WRONG_USE,
+        &["mandatory", "4"],
+    );
+    check_config(
+        "[discovery]\nports = [\"a b\"]\n",
+        WRONG_USE,
+        &["a b", "pattern"],
+    );
+    check_config("[discovery]\nport = [\"a\"]\n", WRONG_USE, &["ports"]);
+    check_config(
+        "[discovery]\ndocker = false\ndocker-socket = \"/x\"\n",
+        WRONG_USE,
+        &["docker-socket"],
+    );
 }
 
 #[test]
