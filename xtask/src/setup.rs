@@ -5,6 +5,7 @@
 
 mod apt;
 mod cargo_tools;
+mod docker;
 mod guest_kernel;
 mod guest_system;
 mod linker;
@@ -29,7 +30,7 @@ use crate::report;
 /// a second run changes nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Setup {
-    /// Also what the tests need: QEMU, a guest's kernel and system, AWS's clients, cargo-deny, cargo-fuzz and the like
+    /// Also what the tests need: QEMU, a guest's kernel and system, Docker, AWS's clients, cargo-deny, cargo-fuzz and the like
     #[arg(long)]
     tests: bool,
 }
@@ -137,6 +138,9 @@ fn ensure_on(machine: &mut Machine, extent: Extent) -> anyhow::Result<Found> {
         }
         if let Some(system) = guest_system::ensure(machine)? {
             found.tell_tests("IMDS_TEST_GUEST_DIR", system);
+        }
+        if let Some(docker) = docker::ensure(machine)? {
+            found.tell_tests("IMDS_TEST_DOCKER_DIR", docker);
         }
     }
     Ok(found)
