@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{
@@ -183,10 +183,20 @@ impl Filters {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn has_no_way_out(&mut self, ifindex: u32) -> io::Result<bool> {
-        let queues = self.queues()?;
-        Ok(queues
-            .iter()
-            .any(|(at, kind)| *at == ifindex && kind == INGRESS))
+        let mut message = TcMessage::with_index(ifindex.cast_signed());
+        message.header.parent = TcHandle::CLSACT;
+        let message = RouteNetlinkMessage::GetQueueDiscipline(message);
+        // Without NLM_F_ECHO the kernel tells everybody but who asked (`rtnetlink_send`, net/core/rtnetlink.c).
+        let queues = match self.exchange(message, NLM_F_ACK | NLM_F_ECHO) {
+            Err(cause) if is_gone(&cause) => return Ok(false),
+            queues => queues?,
+        };
+        if !queues.is_empty() {
+            return Ok(queues.iter().any(|queue| kind(queue) == Some(INGRESS)));
+        }
+        // A kernel that keeps it to itself all the same has to list them all.
+        let is_it = |(at, kind): &(u32, String)| *at == ifindex && kind == INGRESS;
+        Ok(self.queues()?.iter().any(is_it))
     }
 
     fn add_queue(&mut self, ifindex: u32, direction: Direction) -> io::Result<()> {
@@ -338,4 +348,42 @@ fn is_gone(cause: &io::Error) -> bool {
         cause.raw_os_error(),
         Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::netns::for_test::Scratch;
+
+    fn execute(line: &str) {
+        let mut words = line.split(' ');
+        let program = words.next().unwrap();
+        let status = Command::new(program).args(words).status();
+        assert!(status.is_ok_and(|status| status.success()), "{line}");
+    }
+
+    #[test]
+    fn a_queue_without_a_way_out_is_told_from_one_with_it() {
+        let Some(scratch) = Scratch::new() else {
+            return;
+        };
+        let look = || {
+            execute("ip link add va type veth peer name vb");
+            let ifindex = nix::net::if_::if_nametoindex("va").unwrap();
+            let mut filters = Filters::open().unwrap();
+            assert!(!filters.has_no_way_out(ifindex).unwrap(), "no queue");
+            execute("tc qdisc add dev va ingress");
+            assert!(filters.has_no_way_out(ifindex).unwrap(), "ingress");
+            execute("tc qdisc delete dev va ingress");
+            execute("tc qdisc add dev va clsact");
+            assert!(!filters.has_no_way_out(ifindex).unwrap(), "clsact");
+            assert_eq!(filters.all().unwrap(), []);
+            filters.remove_empty_queue(ifindex).unwrap();
+            assert_eq!(filters.queues().unwrap(), []);
+            assert!(!filters.has_no_way_out(ifindex).unwrap(), "no queue again");
+        };
+        scratch.0.run(look).unwrap();
+    }
 }
