@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::capabilities::NEEDED;
+
 /// What was found on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -143,16 +145,6 @@ const KERNEL_TESTED: (u32, u32) = (6, 1);
 /// namespace, 5.14.
 const KERNEL_NEEDED: (u32, u32) = (5, 14);
 
-/// What the daemon does that needs a capability, with its number in linux/capability.h.
-const CAPABILITIES: [(u32, &str); 6] = [
-    (6, "CAP_SETGID"),
-    (7, "CAP_SETUID"),
-    (12, "CAP_NET_ADMIN"),
-    (21, "CAP_SYS_ADMIN"),
-    (38, "CAP_PERFMON"),
-    (39, "CAP_BPF"),
-];
-
 /// Build options without which something fails only when the daemon starts.
 const KERNEL_OPTIONS: [&str; 6] = [
     "CONFIG_BPF_SYSCALL",
@@ -192,10 +184,10 @@ fn privileges(facts: &Facts) -> Finding {
     if !facts.is_root {
         return Finding::fail(SUBJECT, "not root", "run this (and the daemon) as root");
     }
-    let missing: Vec<_> = CAPABILITIES
+    let missing: Vec<_> = NEEDED
         .iter()
-        .filter(|(bit, _)| facts.capabilities & 1 << bit == 0)
-        .map(|(_, name)| *name)
+        .filter(|one| one.is_vital && !one.is_in(facts.capabilities))
+        .map(|one| one.name)
         .collect();
     if missing.is_empty() {
         return Finding::ok(SUBJECT, "root, with all that are needed");
@@ -582,10 +574,10 @@ mod tests {
             "not root",
         );
         check(
-            without(39),
+            without(21),
             Level::Fail,
             "capabilities",
-            "root without CAP_BPF",
+            "root without CAP_SYS_ADMIN",
         );
         check(
             without(12),

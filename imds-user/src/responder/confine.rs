@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd};
 
-use crate::http::guests::CONNECTIONS_MAX;
+use crate::{capabilities::limit_bounding_set, http::guests::CONNECTIONS_MAX};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
     Scope,
@@ -16,6 +16,7 @@ use nix::{
     },
     unistd::{Gid, Uid, User, setgroups, setresgid, setresuid},
 };
+use rustix::thread::CapabilitySet;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// The account whose rights the responder keeps, if the host has it.
@@ -36,6 +37,9 @@ pub enum ConfineError {
         /// What the kernel said.
         cause: nix::errno::Errno,
     },
+    /// The capability bounding set could not be emptied.
+    #[error("drop the bounding set: {0}")]
+    BoundingSet(#[source] std::io::Error),
     /// Capabilities remained.
     #[error("capabilities remain after they were dropped: {0}")]
     Capabilities(String),
@@ -79,7 +83,8 @@ pub fn drop_privileges(netns: impl AsFd) -> Result<(), ConfineError> {
     limit_descriptors().map_err(failed("set the descriptor limit"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("switch core dumps off"))?;
     let (uid, gid) = account();
-    drop_bounding_set()?;
+    // The other sets empty themselves when the user changes from root.
+    limit_bounding_set(CapabilitySet::empty()).map_err(ConfineError::BoundingSet)?;
     setgroups(&[]).map_err(failed("drop the groups"))?;
     setresgid(gid, gid, gid).map_err(failed("change the group"))?;
     setresuid(uid, uid, uid).map_err(failed("change the user"))?;
@@ -200,29 +205,6 @@ fn account() -> (Uid, Gid) {
         // A host without the account, or one whose account database cannot be read.
         Ok(_) | Err(_) => (Uid::from_raw(UID_FALLBACK), Gid::from_raw(UID_FALLBACK)),
     }
-}
-
-/// Empties the capability bounding set, so that not even a set-uid program could get any back. The other sets empty
-/// themselves when the user changes from root.
-fn drop_bounding_set() -> Result<(), ConfineError> {
-    // The kernel refuses the first number that is no capability.
-    const CAPABILITIES_MAX: libc::c_ulong = 63;
-    for capability in 0..=CAPABILITIES_MAX {
-        #[expect(unsafe_code, reason = "no crate in use wraps this prctl")]
-        // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory of ours.
-        let code = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        if code == 0 {
-            continue;
-        }
-        return match nix::errno::Errno::last() {
-            nix::errno::Errno::EINVAL => Ok(()),
-            cause => Err(ConfineError::System {
-                what: "drop the bounding set",
-                cause,
-            }),
-        };
-    }
-    Ok(())
 }
 
 /// No file, no new TCP socket, no abstract socket or signal outside, as far as the kernel knows landlock (none of it
