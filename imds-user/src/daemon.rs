@@ -12,6 +12,7 @@ mod uplinks;
 use std::{
     collections::BTreeMap,
     io,
+    net::TcpListener,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -24,6 +25,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
+    capabilities,
     config::{self, ConfigError, Guard, Guest, Origin, PortBy, Settings, disk::Disk},
     control::{
         self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
@@ -45,10 +47,14 @@ use crate::{
         watch::{Change, Watch},
     },
     responder::{
+        self,
+        found::{self, Found},
+        listeners,
         namespace::{NamespaceError, ResponderNamespace},
         protocol::Counters,
-        supervisor::{Responder, ResponderError, Start, Update},
+        supervisor::{Responder, ResponderError, Start, Started, Update},
     },
+    service_manager::{self, Watchdog},
     state::{StateDir, StateError},
     teardown,
 };
@@ -138,12 +144,12 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// storm of changes leaves the daemon time for all else. The first change after a rest is seen at once.
 const REST_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
-/// Serves until SIGTERM or SIGINT; SIGHUP reloads the configuration. What is in the kernel stays when it ends, closed:
-/// guests are refused until the next daemon, which goes on with it.
+/// Runs until SIGTERM or SIGINT; SIGHUP reloads the configuration. What is in the kernel stays when it ends, and the
+/// responder serves on with what it was told, until the next daemon goes on with both.
 ///
 /// # Errors
 /// When something that is needed is wrong or missing. A first start that fails leaves nothing; a later one leaves what was
-/// there, closed.
+/// there.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
@@ -151,6 +157,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     if !std::path::Path::new(BTF).exists() {
         return Err(DaemonError::NoBtf);
     }
+    capabilities::keep_needed().map_err(|cause| DaemonError::System {
+        what: "give up capabilities",
+        cause,
+    })?;
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
     let settings = config::load(&options.config, &state.installation()?, &Disk)?;
@@ -219,7 +229,7 @@ async fn serve(
     let state = start.state;
     let mut daemon = Daemon::build(start).await?;
     let outcome = daemon.serve(state, signals, is_ready).await;
-    daemon.responder.stop().await;
+    daemon.responder.leave().await;
     outcome
 }
 
@@ -298,6 +308,10 @@ impl Daemon {
         let name = state.namespace_name();
         let mut pins = Pins::open(state.path(), &name, cookie)?;
         if !pins.is_adopted() {
+            // Responders first, so that guests hear of the end of their connections while there is a way for it.
+            responder::remove(&state.responders())
+                .await
+                .map_err(responder_error("end"))?;
             ResponderNamespace::remove(&name).await?;
         }
         let namespace = ResponderNamespace::ensure(&name).await?;
@@ -316,21 +330,35 @@ impl Daemon {
             ..Update::default()
         };
         commands::catch_up(&mut lives, state);
-        let guests = admit(&mut dataplane, &credentials, &lives, wanted, &mut update)?;
+        let mut guests = admit(&mut dataplane, &credentials, &lives, wanted, &mut update)?;
         update.remove = dataplane.close_unclaimed()?;
         let released = update.remove.clone();
         let workers = options.workers.unwrap_or_else(default_workers);
+        let mut found = found::find(&state.responders())
+            .await
+            .map_err(responder_error("find"))?;
+        let listeners = listeners_of(&namespace, &mut found).await?;
+        service_manager::keep_listeners(&listeners);
         let start = Start {
-            listeners: namespace.listen().await?,
+            listeners,
             netns: namespace.netns,
             token_key: Zeroizing::new(state.token_key()?),
             workers,
+            doors: state.responders(),
         };
         let signer = Signer::start(state.identity()).map_err(|cause| DaemonError::System {
             what: "start the signing thread",
             cause,
         })?;
-        let responder = Responder::start(start, update, signer).await?;
+        let Started {
+            responder,
+            in_force,
+        } = Responder::start(start, update, signer, found).await?;
+        for guest in &mut guests {
+            if let Some(state) = guest.slot.and_then(|slot| in_force.get(&slot)) {
+                guest.state = Arc::clone(state);
+            }
+        }
         let mut daemon = Self {
             options,
             started: now(),
@@ -379,6 +407,7 @@ impl Daemon {
         *is_ready = true;
         notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!("serving {} guests", self.served.len());
+        let mut watchdog = Watchdog::asked_for();
         // What changed between the first look and the subscription is seen now.
         let mut rested = Instant::now();
         let mut look_due = Some(rested);
@@ -394,6 +423,7 @@ impl Daemon {
                         tracing::error!("planned changes: {error}");
                     }
                 }
+                () = watchdog.sign() => {}
                 () = self.credentials.changed() => self.renew_credentials().await?,
                 changes = self.watch.next() => {
                     let changes = match changes {
@@ -660,6 +690,7 @@ impl Daemon {
             responder: ResponderStatus {
                 pid: responder.pid,
                 restarts: responder.restarts,
+                failed_starts: responder.failed_starts,
                 workers: self.workers.into(),
             },
             ports: self
@@ -796,6 +827,29 @@ impl Served {
     }
 }
 
+/// The listening sockets that earlier daemons have handed on, or new ones.
+async fn listeners_of(
+    namespace: &ResponderNamespace,
+    found: &mut Vec<Found>,
+) -> Result<[TcpListener; 2], DaemonError> {
+    let inode = namespace.netns.inode();
+    let kept = service_manager::kept_listeners().map_err(|cause| DaemonError::System {
+        what: "take what the service manager has kept",
+        cause,
+    })?;
+    // Better than what a responder hands over: nobody could touch it who parses what guests send.
+    let kept = kept.filter(|kept| listeners::namespace_of(kept) == Some(inode));
+    let handed_on = kept.or_else(|| found.iter_mut().find_map(|one| one.take_listeners(inode)));
+    if let Some(listeners) = handed_on {
+        return Ok(listeners);
+    }
+    // Whoever runs listens elsewhere, or says nothing and is in the way.
+    for one in found.drain(..) {
+        one.end().await;
+    }
+    Ok(namespace.listen().await?)
+}
+
 /// Makes guests ready to be served, each with the slot that it has already if an earlier daemon served it, and notes what
 /// the responder must know of them. Those of stopped machines have none.
 fn admit(
@@ -879,6 +933,10 @@ impl Signals {
             reload: on(SignalKind::hangup())?,
         })
     }
+}
+
+fn responder_error(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |cause| ResponderError::Io { what, cause }.into()
 }
 
 /// Subscribes to changes of interfaces and routes.

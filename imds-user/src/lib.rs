@@ -23,6 +23,7 @@ pub mod memory;
 pub mod metadata;
 pub mod netns;
 pub mod responder;
+pub mod service_manager;
 pub mod state;
 pub mod teardown;
 pub mod token;

@@ -25,6 +25,7 @@ const ADMITTED: &str = "admitted.json";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 const SOCKET: &str = "control.sock";
+const RESPONDERS: &str = "responders";
 
 /// A file of the state directory that could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +201,12 @@ impl StateDir {
         socket_in(&self.path)
     }
 
+    /// See [`responders_in`].
+    #[must_use]
+    pub fn responders(&self) -> PathBuf {
+        responders_in(&self.path)
+    }
+
     /// See [`identity_in`].
     #[must_use]
     pub fn identity(&self) -> PathBuf {
@@ -228,6 +235,12 @@ pub fn namespace_name_in(state_dir: &Path) -> String {
 #[must_use]
 pub fn socket_in(state_dir: &Path) -> PathBuf {
     state_dir.join(SOCKET)
+}
+
+/// The directory of the sockets by which the responders of this state directory are reached.
+#[must_use]
+pub fn responders_in(state_dir: &Path) -> PathBuf {
+    state_dir.join(RESPONDERS)
 }
 
 /// Where a state directory has the keys that identity documents are signed with. Only who holds its lock writes there.

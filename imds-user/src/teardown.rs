@@ -15,7 +15,7 @@ use crate::dataplane::{
 };
 use crate::netns::{self, NetNs, NetNsError};
 use crate::responder::namespace::{NamespaceError, ResponderNamespace};
-use crate::responder::orphan;
+use crate::responder::{self, orphan};
 use crate::state::{StateDir, StateError};
 
 /// Why something could not be taken away.
@@ -88,10 +88,7 @@ pub async fn close(state_dir: &Path) -> Result<Found, DownError> {
             is_anything: false,
         });
     };
-    let name = state.namespace_name();
-    if NetNs::exists(&name) {
-        end_responders(&name).await?;
-    }
+    end_responders(&state).await?;
     look(&state, cookie()?)
 }
 
@@ -113,7 +110,9 @@ pub async fn remove_all_but_filters(state_dir: &Path) -> Result<(), DownError> {
 /// When the kernel refuses.
 pub async fn remove(state: &StateDir, cookie: u64) -> Result<(), DownError> {
     let filters = own_filters(state, cookie)?;
-    // Ports first, while what leaves by uplinks is still guarded.
+    // The responder first, so that guests hear of the end of their connections while there is a way for it. Then ports,
+    // while what leaves by uplinks is still guarded.
+    end_responders(state).await?;
     detach(&filters, Direction::Ingress)?;
     remove_lasting(state).await?;
     detach(&filters, Direction::Egress)
@@ -130,9 +129,7 @@ pub fn is_nothing_left(state: &StateDir, cookie: u64) -> Result<bool, DownError>
 
 async fn remove_lasting(state: &StateDir) -> Result<(), DownError> {
     let name = state.namespace_name();
-    if NetNs::exists(&name) {
-        end_responders(&name).await?;
-    }
+    end_responders(state).await?;
     ResponderNamespace::remove(&name).await?;
     pins::remove_all(state.path(), &name)?;
     match fs::remove_file(state.socket()) {
@@ -144,14 +141,19 @@ async fn remove_lasting(state: &StateDir) -> Result<(), DownError> {
     }
 }
 
-async fn end_responders(name: &str) -> Result<(), DownError> {
-    let netns = NetNs::open(name)?;
-    orphan::end_all(&netns)
+async fn end_responders(state: &StateDir) -> Result<(), DownError> {
+    let failed = |cause| DownError::System {
+        what: "end the responder",
+        cause,
+    };
+    responder::remove(&state.responders())
         .await
-        .map_err(|cause| DownError::System {
-            what: "end the responder",
-            cause,
-        })
+        .map_err(failed)?;
+    let name = state.namespace_name();
+    if !NetNs::exists(&name) {
+        return Ok(());
+    }
+    orphan::end_all(&NetNs::open(&name)?).await.map_err(failed)
 }
 
 /// The state directory, held; none if it is not there.
@@ -179,7 +181,7 @@ fn look(state: &StateDir, cookie: u64) -> Result<Found, DownError> {
     Ok(Found {
         n_ports: own_filters(state, cookie)?.iter().filter(is_port).count(),
         is_elsewhere: left == Left::Elsewhere,
-        is_anything: left != Left::Nothing || NetNs::exists(&name),
+        is_anything: left != Left::Nothing || NetNs::exists(&name) || state.responders().exists(),
     })
 }
 

@@ -13,11 +13,11 @@ Examples:
   systemctl stop imds && imds down                this host has no imds any more
   systemctl stop imds && imds down --keep-closed  guests stay refused, nothing answers
 
-A daemon that stops leaves its guests refused, and the next one goes on where it ended; this is for hosts that
-shall do without. On a cloud host guests may reach the host's own metadata service afterwards, as before imds
+A daemon that stops leaves its guests served by the responder, and the next one goes on where it ended; this is for
+hosts that shall do without. On a cloud host guests may reach the host's own metadata service afterwards, as before imds
 came. Run it in the daemon's network namespace.";
 
-/// Remove what a stopped daemon has left: filters, programs, the responder's namespace
+/// Remove what a stopped daemon has left: the responder, filters, programs, the responder's namespace
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Down {

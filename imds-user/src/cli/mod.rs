@@ -115,6 +115,8 @@ fn log_to_stderr() {
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false)
+        // A log that nobody takes any more is no reason to panic: the responder outlives the reader of the daemon's log.
+        .log_internal_errors(false)
         .finish()
         .with(filter_fn(|event| {
             may_be_logged(event.target(), *event.level())

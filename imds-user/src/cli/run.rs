@@ -15,15 +15,16 @@ const EXAMPLES: &str = "\
 Examples:
   imds run --config /etc/imds.toml
   imds run --config lab.toml --state-dir /run/imds-lab   a second daemon, in a namespace of its own
-  kill -HUP $(pidof -s imds)                             read the configuration again
+  kill -HUP $(imds status --json | jq .daemon.pid)       read the configuration again
 
 Set RUST_LOG=debug for more in the log.";
 
 /// Serve this host's guests until SIGTERM; SIGHUP reads the configuration again
 ///
-/// The configuration is checked as a whole before anything is touched. When the daemon stops, however it stops, guests are
-/// refused until the next one goes on where it ended: its programs stay on the ports and uplinks, so that no guest reaches
-/// the metadata service that this host may have itself (a cloud host). `imds down` removes them.
+/// The configuration is checked as a whole before anything is touched. When the daemon stops, however it stops, guests stay
+/// served with what was last true, and the next daemon, of this version or another, goes on where it ended without a lost
+/// request. Its programs stay on the ports and uplinks, so that no guest reaches the metadata service that this host may have
+/// itself (a cloud host). `imds down` ends it all.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Run {

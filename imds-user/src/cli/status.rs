@@ -70,6 +70,13 @@ fn write_processes(out: &mut dyn Write, report: &StatusReport, now: SystemTime) 
         )?,
         None => write!(out, "{WARNING}being started again{WARNING:#}")?,
     }
+    if responder.failed_starts > 0 {
+        write!(
+            out,
+            ", {BAD}{}{BAD:#}",
+            counted(responder.failed_starts.into(), "failed start")
+        )?;
+    }
     if responder.restarts > 0 {
         write!(
             out,
@@ -346,6 +353,7 @@ mod tests {
             responder: ResponderStatus {
                 pid: Some(4712),
                 restarts: 0,
+                failed_starts: 0,
                 workers: 2,
             },
             ports: vec![
@@ -453,6 +461,7 @@ docker  /run/docker.sock: docker went away
         report.responder = ResponderStatus {
             pid: None,
             restarts: 1,
+            failed_starts: 0,
             workers: 2,
         };
         report.ports.clear();

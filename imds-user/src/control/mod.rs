@@ -158,6 +158,9 @@ pub struct ResponderStatus {
     pub pid: Option<u32>,
     /// How often it was started again since the daemon started.
     pub restarts: u64,
+    /// How many starts have failed since the last one that did not. From the fifth on guests are refused.
+    #[serde(default)]
+    pub failed_starts: u32,
     /// Its worker threads.
     pub workers: u32,
 }
@@ -270,6 +273,7 @@ pub(crate) mod tests {
             responder: ResponderStatus {
                 pid: Some(4712),
                 restarts: 0,
+                failed_starts: 0,
                 workers: 2,
             },
             ports: vec![PortStatus {

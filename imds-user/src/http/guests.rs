@@ -158,6 +158,11 @@ impl Guests {
         self.by_slot.load_full()
     }
 
+    /// Whether no connection is open.
+    pub fn is_quiet(&self) -> bool {
+        self.connections.load(Ordering::SeqCst) == 0
+    }
+
     /// Takes a new connection of a guest in. Where there are too many, the one that was idle longest ends: of this guest,
     /// or, where there are too many in all, of the guest that has the most.
     pub fn admit(self: &Arc<Self>, guest: &Guest, number: u64, now_nanoseconds: u64) -> Admission {
@@ -208,6 +213,11 @@ impl Guest {
     /// What it may take.
     pub fn limits(&self) -> &Limits {
         &self.state.limits
+    }
+
+    /// All of this, and since when.
+    pub fn state(&self) -> &Published {
+        &self.state
     }
 
     /// When its metadata was last published.

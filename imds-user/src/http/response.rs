@@ -200,6 +200,16 @@ impl Response {
         Self { accounting, ..self }
     }
 
+    /// The same answer, the last on its connection.
+    #[must_use]
+    pub fn and_close(mut self) -> Self {
+        if !self.close {
+            self.close = true;
+            self.headers.push(Header::ConnectionClose);
+        }
+        self
+    }
+
     /// The same answer without body, as HEAD wants it.
     pub(super) fn without_body(self) -> Self {
         Self {

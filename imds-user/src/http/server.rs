@@ -6,9 +6,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdTcpListener},
     num::NonZeroU8,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -18,7 +19,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::timeout,
 };
 
@@ -58,6 +59,10 @@ pub struct Server {
     /// Where the clock of [`Connection::active_nanoseconds`] starts.
     epoch: Instant,
     connections: AtomicU64,
+    /// How many threads and families still accept.
+    accepting: AtomicUsize,
+    drains: AtomicBool,
+    told_to_drain: Notify,
 }
 
 impl Server {
@@ -70,7 +75,27 @@ impl Server {
             unsigned,
             epoch: Instant::now(),
             connections: AtomicU64::new(0),
+            accepting: AtomicUsize::new(0),
+            drains: AtomicBool::new(false),
+            told_to_drain: Notify::new(),
         }
+    }
+
+    /// Accepts no connection from now on, and ends those there are with their next answer: another process serves the
+    /// listeners.
+    pub fn drain(&self) {
+        self.drains.store(true, Ordering::SeqCst);
+        self.told_to_drain.notify_waiters();
+    }
+
+    /// Whether that is done.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drains() && self.accepting.load(Ordering::SeqCst) == 0 && self.guests.is_quiet()
+    }
+
+    fn drains(&self) -> bool {
+        self.drains.load(Ordering::SeqCst)
     }
 
     fn now_nanoseconds(&self) -> u64 {
@@ -78,7 +103,8 @@ impl Server {
     }
 }
 
-/// Serves the listeners, for ever. Several threads may do so, each with clones of the listeners.
+/// Serves the listeners until [`Server::drain`]; connections that are open then are served on by the runtime. Several
+/// threads may do so, each with clones of the listeners.
 pub async fn serve(server: Arc<Server>, listeners: [StdTcpListener; 2]) {
     let [v4, v6] = listeners;
     tokio::join!(accept(&server, v4), accept(&server, v6));
@@ -92,17 +118,26 @@ async fn accept(server: &Arc<Server>, listener: StdTcpListener) {
             return pending().await;
         }
     };
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => admit(server, stream),
-            // The guest hung up while it waited; the next one may not have.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!("accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+    // Before the first look, so that it is not missed.
+    let mut told_to_drain = pin!(server.told_to_drain.notified());
+    server.accepting.fetch_add(1, Ordering::SeqCst);
+    while !server.drains() {
+        tokio::select! {
+            // In this order, so that no connection is accepted any more once the server drains.
+            biased;
+            () = &mut told_to_drain => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => admit(server, stream),
+                // The guest hung up while it waited; the next one may not have.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!("accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
         }
     }
+    server.accepting.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Finds out who it is and serves it; a stranger is reset.
@@ -177,6 +212,9 @@ async fn talk(
             // In a place of its own, so that all other requests do without the room for it.
             let signed = Box::pin(have_signed(server, caller, &wire.unread)).await?;
             answer.response = signed.unwrap_or(answer.response);
+        }
+        if server.drains() {
+            answer.response = answer.response.and_close();
         }
         if let Some(limit) = answer.response.hop_limit {
             wire.lower_hop_limit(limit)?;

@@ -6,16 +6,11 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
-    sockopt,
-};
-
-use super::orphan;
+use super::listeners;
 use crate::{
     dataplane::{Port, tag_prefix_v6},
     netns::{
@@ -25,8 +20,6 @@ use crate::{
     },
 };
 
-/// The port of the metadata service.
-pub const HTTP_PORT: u16 = 80;
 /// The namespace's end of the veth pair.
 const INNER: &str = "imds0";
 /// Jumbo frames and a little more; guests with less say so in their SYN.
@@ -36,8 +29,6 @@ const MTU_BYTES: u32 = 9216;
 const OFFERED_MSS_BYTES: u32 = 1220;
 /// For the same reason answers over IPv6 are cut to fit 1280 bytes; over IPv4 routers may fragment them (no DF).
 const IPV6_PATH_MTU_BYTES: u32 = 1280;
-/// Connections that wait to be accepted; the kernel caps it at `somaxconn`, which is set to the same.
-const BACKLOG: i32 = 4096;
 /// How long the sockets of an earlier responder may be in the way.
 const LISTEN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -93,9 +84,6 @@ pub enum NamespaceError {
     /// A setting.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
-    /// A responder of an earlier daemon.
-    #[error("end an earlier responder: {0}")]
-    Orphan(#[source] io::Error),
     /// A listening socket.
     #[error("listen on {address} in the responder's namespace: {cause}")]
     Listen {
@@ -154,21 +142,16 @@ impl ResponderNamespace {
         Ok(Self { netns, host_end })
     }
 
-    /// Sockets that listen on every IPv4 and every IPv6 address of the namespace. The daemon holds them too, so that
-    /// connections wait in their queues while a responder is replaced.
+    /// New listening sockets in it, for when nobody has those of an earlier daemon any more.
     ///
-    /// The caller has no responder yet. One of an earlier daemon, which still has the port, is ended first.
+    /// The caller has no responder yet. Whoever still has the port is one that is about to end.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn listen(&self) -> Result<[TcpListener; 2], NamespaceError> {
         let started = Instant::now();
         loop {
-            orphan::end_all(&self.netns)
-                .await
-                .map_err(NamespaceError::Orphan)?;
-            match self.netns.run(listeners)? {
-                // One that was killed before it entered the namespace has the sockets all the same, for a moment.
+            match listeners::open(&self.netns) {
                 Err(NamespaceError::Listen { cause, .. })
                     if cause.kind() == io::ErrorKind::AddrInUse
                         && started.elapsed() < LISTEN_WITHIN =>
@@ -257,39 +240,6 @@ fn routes() -> [Route; 4] {
             .mtu_locked(IPV6_PATH_MTU_BYTES)
             .advmss(OFFERED_MSS_BYTES),
     ]
-}
-
-fn listeners() -> Result<[TcpListener; 2], NamespaceError> {
-    let on = |address: SocketAddr| {
-        listener(address).map_err(|cause| NamespaceError::Listen { address, cause })
-    };
-    Ok([
-        on((Ipv4Addr::UNSPECIFIED, HTTP_PORT).into())?,
-        on((Ipv6Addr::UNSPECIFIED, HTTP_PORT).into())?,
-    ])
-}
-
-/// A listening socket, non-blocking. What is set here is inherited by every connection.
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    if address.is_ipv6() {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
-    }
-    // An answer is one write; it must not wait for the acknowledgement of the one before.
-    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
-    bind(
-        std::os::fd::AsRawFd::as_raw_fd(&socket),
-        &SockaddrStorage::from(address),
-    )?;
-    listen(&socket, Backlog::new(BACKLOG)?)?;
-    Ok(TcpListener::from(socket))
 }
 
 #[cfg(test)]

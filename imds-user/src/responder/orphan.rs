@@ -1,5 +1,5 @@
-//! Responders that outlived their daemon. One whose daemon was killed ends by itself, as its line to the daemon is closed;
-//! until it has, it holds the port that the next one is to listen on.
+//! Responders that no door leads to: the state directory was emptied by hand, or a daemon was killed in the moment before
+//! the one that it started could be reached. They are found by where they live.
 
 use std::fs;
 use std::io;
@@ -13,24 +13,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::netns::NetNs;
 
-/// How long it may take to end by itself.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the kernel may take to end a killed process.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Waits until no responder is in the namespace, and ends one that stays. The caller holds the lock of the daemon whose
-/// namespace it is, so any responder in there is nobody's.
+/// Ends every responder in the namespace. The caller holds the lock of the daemon whose namespace it is, so any in there is
+/// nobody's. To see them takes the right to trace, which a daemon does not keep.
 ///
 /// # Errors
 /// When one outlives SIGKILL.
 pub async fn end_all(netns: &NetNs) -> io::Result<()> {
-    if are_gone_within(netns, PATIENCE).await {
-        return Ok(());
-    }
     for responder in responders_in(netns) {
-        tracing::warn!("responder {responder} of an earlier daemon does not end: it is killed");
         match kill(responder, Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),

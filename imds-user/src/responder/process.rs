@@ -1,37 +1,62 @@
-//! `imds respond`: the responder's own main function. It takes its sockets from the daemon, gives up every right, serves,
-//! and does what the daemon says until the daemon closes the line.
+//! `imds respond`: the responder's own main function. It takes its sockets from the daemon that starts it, gives up every
+//! right, and serves. Daemons come and go: what one said stays in force until the next says otherwise.
 
 use std::{
-    io,
+    io::{self, Write},
     net::TcpListener,
-    os::{fd::AsFd, unix::net::UnixStream as StdUnixStream},
-    sync::{Arc, Barrier, OnceLock, atomic::Ordering},
-    thread,
-    time::{Duration, Instant},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    },
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
+use nix::{
+    sys::socket::{Backlog, listen},
+    unistd::{geteuid, setsid},
+};
+use rustix::thread::set_name;
 use tokio::{
     net::{
-        UnixStream,
+        UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     runtime,
     sync::mpsc,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     confine::{self, ConfineError},
-    protocol::{self, Counters, FromResponder, ToResponder},
+    greeting::{Greeting, Order, Tally},
+    protocol::{self, Attached, Counters, Digest, FromResponder, Hello, Known, ToResponder},
+    rights,
+    workers::Workers,
 };
 use crate::{
     http::{
-        guests::{Guests, Leaving},
-        server::{self, Server},
+        guests::{Guest, Guests, Leaving},
+        server::Server,
     },
     token::{TokenKey, TokenKeys},
 };
 
-/// Requests for signatures that may wait for the daemon to read them. A guest has at most one among them.
+/// What the daemon sends beside [`Hello`]: the listening sockets, the namespace, and the socket that daemons connect to.
+pub const DESCRIPTORS: usize = 4;
+
+/// How long a responder that serves nobody yet waits for the daemon that started it.
+const FIRST_DAEMON_WITHIN: Duration = Duration::from_secs(30);
+/// How long whoever was greeted may take to say what it wants.
+const ORDER_WITHIN: Duration = Duration::from_secs(10);
+/// Daemons that wait: there is one at a time, and who looks whether the responder is there.
+const BACKLOG: i32 = 16;
+/// How often a responder that drains looks whether it is done.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long connections of guests that are gone may take to end before the daemon is told that they have. What they still
+/// send by then is dropped.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// Requests for signatures that may wait for a daemon to read them. A guest has at most one among them.
 const UNSIGNED_MAX: usize = 1024;
 
 /// Why a responder could not serve.
@@ -48,141 +73,274 @@ pub enum ProcessError {
     Worker(#[source] io::Error),
 }
 
-/// Serves until the daemon closes the line on standard input.
+/// Serves until a daemon says that another responder does, or until the process is ended.
 ///
 /// # Errors
-/// When the daemon does not introduce itself, or a right cannot be given up: nothing is served then.
+/// When the daemon does not say what to serve with, or a right cannot be given up: nothing is served then.
 pub fn run() -> Result<(), ProcessError> {
     confine::close_inherited_descriptors()?;
-    let line = StdUnixStream::from(
-        io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(ProcessError::Daemon)?,
-    );
-    let [v4, v6, netns] = protocol::receive_descriptors(&line).map_err(ProcessError::Daemon)?;
+    // A session of its own: the terminal's end and its interrupt key are not the responder's business. Whoever starts it
+    // by hand may lead a group already; it is told the reason below.
+    setsid().ok();
+    // Else it would be called "exe", after what the daemon starts it by.
+    set_name(c"imds-respond").ok();
+    let daemon_uid = geteuid().as_raw();
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    let birth = StdUnixStream::from(stdin.map_err(ProcessError::Daemon)?);
+    let [v4, v6, netns, control] =
+        rights::receive(&birth, &mut [0]).map_err(ProcessError::Daemon)?;
     let listeners = [v4, v6].map(TcpListener::from);
+    let greeting = Greeting::own().map_err(ProcessError::Daemon)?;
     confine::drop_privileges(&netns)?;
     drop(netns);
 
-    line.set_nonblocking(true).map_err(ProcessError::Daemon)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
+        .map_err(ProcessError::Worker)?;
+    let hello = runtime
+        .block_on(hello(&birth))
         .map_err(ProcessError::Daemon)?;
-    runtime.block_on(attend(line, listeners))
-}
-
-async fn attend(line: StdUnixStream, listeners: [TcpListener; 2]) -> Result<(), ProcessError> {
-    let mut line = UnixStream::from_std(line).map_err(ProcessError::Daemon)?;
-    let hello = protocol::receive(&mut line)
-        .await
-        .map_err(ProcessError::Daemon)?;
-    let Some(ToResponder::Hello { token_key, workers }) = hello else {
-        return Err(ProcessError::Daemon(io::Error::other("no introduction")));
-    };
     let guests = Arc::new(Guests::default());
-    let (unsigned, to_be_signed) = mpsc::channel(UNSIGNED_MAX);
-    let server = Arc::new(Server::new(
-        Arc::clone(&guests),
-        TokenKeys {
-            current: TokenKey::new(token_key),
-            previous: None,
-        },
-        unsigned,
-    ));
-    let gate = Arc::new(OnceLock::new());
-    start_workers(&server, &gate, &listeners, workers)?;
-    drop(listeners);
-    confine::restrict_system_calls()?;
-    let (orders, answers) = line.into_split();
-    // Unbounded, but an answer is to an order. Reading must never wait for writing: the daemon may be doing the same.
-    let (answer, answered) = mpsc::unbounded_channel();
-    let done = tokio::select! {
-        done = obey(orders, &guests, &gate, &answer) => done,
-        done = speak(answers, answered, to_be_signed) => done,
+    let keys = TokenKeys {
+        current: TokenKey::new(*hello.token_key),
+        previous: None,
     };
-    done.map_err(ProcessError::Daemon)
+    let (to_be_signed, unsigned) = mpsc::channel(UNSIGNED_MAX);
+    let server = Arc::new(Server::new(Arc::clone(&guests), keys, to_be_signed));
+    let responder = Responder {
+        workers: Workers::start(&server, &listeners, hello.workers)
+            .map_err(ProcessError::Worker)?,
+        guests,
+        server,
+        listeners,
+        unsigned,
+        greeting,
+        hello: protocol::digest(&hello).map_err(ProcessError::Daemon)?,
+        daemon_uid,
+    };
+    drop(hello);
+    runtime.block_on(async {
+        let daemons = daemons(control).map_err(ProcessError::Daemon)?;
+        confine::restrict_system_calls()?;
+        say_ready(birth).map_err(ProcessError::Daemon)?;
+        responder.attend(daemons).await;
+        Ok(())
+    })
 }
 
-/// Opened when the daemon said everything. Before, the connections that waited for this responder would be taken for
-/// strangers' and refused.
-type Gate = OnceLock<()>;
+async fn hello(birth: &StdUnixStream) -> io::Result<Hello> {
+    let line = birth.try_clone()?;
+    line.set_nonblocking(true)?;
+    let hello = protocol::receive(&mut UnixStream::from_std(line)?).await?;
+    hello.ok_or_else(|| io::Error::other("no introduction"))
+}
 
-/// Starts the threads that serve. All of them wait at the gate, with everything they need, when this returns, so that
-/// the system calls of a thread's start need not be allowed.
-fn start_workers(
-    server: &Arc<Server>,
-    gate: &Arc<Gate>,
-    listeners: &[TcpListener; 2],
-    workers: u16,
-) -> Result<(), ProcessError> {
-    let ready = Arc::new(Barrier::new(usize::from(workers) + 1));
-    for number in 0..workers {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ProcessError::Worker)?;
-        let listeners = clone(listeners).map_err(ProcessError::Worker)?;
-        let (server, gate, ready) = (Arc::clone(server), Arc::clone(gate), Arc::clone(&ready));
-        thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                ready.wait();
-                gate.wait();
-                runtime.block_on(server::serve(server, listeners));
-            })
-            .map_err(ProcessError::Worker)?;
+/// Listens for daemons. Only now, with the rights given up: the kernel tells whoever connects who it was that listened.
+fn daemons(socket: OwnedFd) -> io::Result<UnixListener> {
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    let listener = StdUnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+fn say_ready(mut birth: StdUnixStream) -> io::Result<()> {
+    birth.write_all(&[1])
+}
+
+struct Responder {
+    guests: Arc<Guests>,
+    server: Arc<Server>,
+    workers: Workers,
+    listeners: [TcpListener; 2],
+    /// Slots whose identity document a daemon is to sign.
+    unsigned: mpsc::Receiver<u32>,
+    greeting: Greeting,
+    hello: Digest,
+    daemon_uid: u32,
+}
+
+/// How a conversation with a daemon ended.
+enum Parting {
+    /// The daemon left.
+    Left,
+    /// This responder is not needed any more.
+    Drain {
+        daemon: UnixStream,
+        within: Duration,
+    },
+}
+
+impl Responder {
+    /// Listens to one daemon after the other.
+    async fn attend(mut self, daemons: UnixListener) {
+        loop {
+            let next = timeout(FIRST_DAEMON_WITHIN, daemons.accept());
+            let daemon = match next.await {
+                Ok(Ok((daemon, _))) => daemon,
+                Ok(Err(error)) => {
+                    tracing::warn!("accept a daemon: {error}");
+                    sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                Err(_) if self.workers.serve() => continue,
+                Err(_) => return,
+            };
+            match self.converse(daemon).await {
+                Ok(Parting::Drain { daemon, within }) => {
+                    return self.drain(daemons, daemon, within).await;
+                }
+                // Who was never told what to serve has nothing to go on with.
+                Ok(Parting::Left) if self.workers.serve() => {}
+                Ok(Parting::Left) => return,
+                Err(error) => tracing::warn!("speak to a daemon: {error}"),
+            }
+        }
     }
-    ready.wait();
-    Ok(())
-}
 
-fn clone(listeners: &[TcpListener; 2]) -> io::Result<[TcpListener; 2]> {
-    let [v4, v6] = listeners;
-    Ok([v4.try_clone()?, v6.try_clone()?])
-}
+    /// Greets whoever is let in, and does what it says until it leaves.
+    async fn converse(&mut self, mut daemon: UnixStream) -> io::Result<Parting> {
+        self.check(&daemon)?;
+        if self.greeting.send(&daemon, &self.listeners).is_err() {
+            return Ok(Parting::Left);
+        }
+        loop {
+            let order = match timeout(ORDER_WITHIN, Order::receive(&mut daemon)).await? {
+                // It only looked, and did not even read the greeting.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+                order => order?,
+            };
+            match order {
+                Some(Order::Attach) => return self.obey(daemon).await,
+                Some(Order::Count) => self.tally().send(&mut daemon).await?,
+                Some(Order::Drain { seconds }) => {
+                    let within = Duration::from_secs(seconds.into());
+                    return Ok(Parting::Drain { daemon, within });
+                }
+                None => return Ok(Parting::Left),
+            }
+        }
+    }
 
-/// How long connections of guests that are gone may take to end before the daemon is told that they have. What they still
-/// send by then is dropped.
-const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+    /// Lets in root and the user that the daemon ran as.
+    fn check(&self, daemon: &UnixStream) -> io::Result<()> {
+        let uid = daemon.peer_cred()?.uid();
+        if uid == 0 || uid == self.daemon_uid {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("user {uid} is not let in")))
+    }
+
+    /// Does what the daemon says until it closes the line.
+    async fn obey(&mut self, daemon: UnixStream) -> io::Result<Parting> {
+        let told = FromResponder::Attached(self.attached()?);
+        let (orders, mut to) = daemon.into_split();
+        protocol::send(&mut to, &told).await?;
+        // Unbounded, but an answer is to an order. Reading must never wait for writing: the daemon may be doing the same.
+        let (answer, answers) = mpsc::unbounded_channel();
+        let Self {
+            guests,
+            workers,
+            unsigned,
+            ..
+        } = self;
+        tokio::select! {
+            done = act(orders, guests, workers, &answer) => done?,
+            done = speak(to, answers, unsigned) => done?,
+        }
+        Ok(Parting::Left)
+    }
+
+    /// What earlier daemons said.
+    fn attached(&self) -> io::Result<Attached> {
+        let known = |(slot, guest): (&u32, &Arc<Guest>)| {
+            Ok(Known {
+                slot: *slot,
+                id: guest.instance().id,
+                at: guest.published(),
+                state: protocol::digest_of_state(guest.state())?,
+                counters: counters_of(guest),
+            })
+        };
+        let host = self.guests.host();
+        Ok(Attached {
+            hello: self.hello,
+            host: host.map(|host| protocol::digest(&*host)).transpose()?,
+            instances: self
+                .guests
+                .all()
+                .iter()
+                .map(known)
+                .collect::<io::Result<_>>()?,
+        })
+    }
+
+    fn tally(&self) -> Tally {
+        Tally(count(&self.guests))
+    }
+
+    /// Leaves the listeners to another responder, finishes what is under way, and says what was counted to all who want
+    /// to know.
+    async fn drain(mut self, daemons: UnixListener, daemon: UnixStream, within: Duration) {
+        self.server.drain();
+        self.greeting.drains = true;
+        let mut waiting = Vec::new();
+        self.say_what_was_counted(&mut waiting, daemon).await;
+        let deadline = Instant::now() + within;
+        while !self.server.is_drained() && Instant::now() < deadline {
+            if let Ok(Ok((daemon, _))) = timeout(LOOK_EVERY, daemons.accept()).await
+                && self.check(&daemon).is_ok()
+                && self.greeting.send(&daemon, &self.listeners).is_ok()
+            {
+                self.say_what_was_counted(&mut waiting, daemon).await;
+            }
+        }
+        for daemon in std::mem::take(&mut waiting) {
+            self.say_what_was_counted(&mut waiting, daemon).await;
+        }
+    }
+
+    /// Tells one daemon, and keeps its line for the next time. Whoever left does not want to know.
+    async fn say_what_was_counted(&self, waiting: &mut Vec<UnixStream>, mut daemon: UnixStream) {
+        let tally = self.tally();
+        if let Ok(Ok(())) = timeout(ORDER_WITHIN, tally.send(&mut daemon)).await {
+            waiting.push(daemon);
+        }
+    }
+}
 
 /// Does what the daemon says until it closes the line.
-async fn obey(
+async fn act(
     mut orders: OwnedReadHalf,
     guests: &Guests,
-    gate: &Gate,
+    workers: &Workers,
     answer: &mpsc::UnboundedSender<FromResponder>,
 ) -> io::Result<()> {
     let mut leaving = Leaving::default();
     while let Some(message) = protocol::receive(&mut orders).await? {
-        let message = match message {
-            ToResponder::Hello { .. } => return Err(io::Error::other("a second introduction")),
-            ToResponder::Host(host) => {
-                guests.set_host(host);
-                continue;
-            }
-            ToResponder::Upsert(instances) => {
-                guests.upsert(instances);
-                continue;
-            }
-            ToResponder::Remove(slots) => {
-                leaving.extend(guests.remove(&slots));
-                continue;
-            }
-            ToResponder::Signed { slot, signatures } => {
-                guests.sign(slot, signatures);
-                continue;
-            }
+        match message {
+            ToResponder::Host(host) => guests.set_host(host),
+            ToResponder::Upsert(instances) => guests.upsert(instances),
+            ToResponder::Remove(slots) => leaving.extend(guests.remove(&slots)),
+            ToResponder::Signed { slot, signatures } => guests.sign(slot, signatures),
+            ToResponder::Add(counted) => add(guests, &counted),
+            // Sending fails when the line broke, which reading notices too.
             ToResponder::Apply(revision) => {
-                gate.get_or_init(|| ());
+                workers.let_go();
                 await_end_of(&std::mem::take(&mut leaving)).await;
-                FromResponder::Applied(revision)
+                answer.send(FromResponder::Applied(revision)).ok();
             }
-            ToResponder::Count => FromResponder::Counters(count(guests)),
-        };
-        // It fails when the line broke, which reading notices too.
-        answer.send(message).ok();
+            ToResponder::Count => {
+                answer.send(FromResponder::Counters(count(guests))).ok();
+            }
+            ToResponder::Ping(number) => {
+                let (pulse, answer) = (workers.pulse(), answer.clone());
+                tokio::spawn(async move {
+                    pulse.await;
+                    answer.send(FromResponder::Alive(number)).ok();
+                });
+            }
+        }
     }
     Ok(())
 }
@@ -191,7 +349,7 @@ async fn obey(
 async fn speak(
     mut to: OwnedWriteHalf,
     mut answers: mpsc::UnboundedReceiver<FromResponder>,
-    mut unsigned: mpsc::Receiver<u32>,
+    unsigned: &mut mpsc::Receiver<u32>,
 ) -> io::Result<()> {
     loop {
         let message = tokio::select! {
@@ -207,24 +365,52 @@ async fn speak(
 async fn await_end_of(leaving: &Leaving) {
     let deadline = Instant::now() + LEAVE_WITHIN;
     while !leaving.is_over() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
     }
 }
 
 fn count(guests: &Guests) -> Vec<(u32, Counters)> {
     let all = guests.all();
     all.iter()
-        .map(|(slot, guest)| {
-            let tally = &guest.tally;
-            let counters = Counters {
-                requests: tally.requests.load(Ordering::Relaxed),
-                tokens_issued: tally.tokens_issued.load(Ordering::Relaxed),
-                no_token: tally.no_token.load(Ordering::Relaxed),
-                no_token_rejected: tally.no_token_rejected.load(Ordering::Relaxed),
-                throttled: tally.throttled.load(Ordering::Relaxed),
-                connections: guest.open_connections() as u64,
-            };
-            (*slot, counters)
-        })
+        .map(|(slot, guest)| (*slot, counters_of(guest)))
         .collect()
+}
+
+fn counters_of(guest: &Guest) -> Counters {
+    let tally = &guest.tally;
+    Counters {
+        requests: tally.requests.load(Ordering::Relaxed),
+        tokens_issued: tally.tokens_issued.load(Ordering::Relaxed),
+        no_token: tally.no_token.load(Ordering::Relaxed),
+        no_token_rejected: tally.no_token_rejected.load(Ordering::Relaxed),
+        throttled: tally.throttled.load(Ordering::Relaxed),
+        connections: guest.open_connections() as u64,
+    }
+}
+
+/// Counts on from what others counted. Guests that are gone meanwhile took their counts along.
+fn add(guests: &Guests, counted: &[(u32, Counters)]) {
+    for (slot, counters) in counted {
+        let Some(guest) = guests.get(*slot) else {
+            continue;
+        };
+        let Counters {
+            requests,
+            tokens_issued,
+            no_token,
+            no_token_rejected,
+            throttled,
+            connections: _,
+        } = *counters;
+        let tally = &guest.tally;
+        for (counter, count) in [
+            (&tally.requests, requests),
+            (&tally.tokens_issued, tokens_issued),
+            (&tally.no_token, no_token),
+            (&tally.no_token_rejected, no_token_rejected),
+            (&tally.throttled, throttled),
+        ] {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
 }

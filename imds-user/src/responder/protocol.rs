@@ -1,25 +1,19 @@
 //! What the daemon and the responder say to each other over their Unix socket: frames of a length (32 bit, little
-//! endian) and a postcard message. Both ends are the same binary, so there is no version to negotiate.
+//! endian) and a postcard message. Both ends are the same binary ([`super::greeting`] sees to that), so there is no version
+//! to negotiate.
 //!
 //! Frames hold credentials and keys, so their buffers are wiped. The kernel's, between the two ends, cannot be.
 
-use std::{
-    io::{self, IoSlice, IoSliceMut},
-    os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::net::UnixStream as StdUnixStream,
-    },
-    sync::Arc,
-};
+use std::{fmt, io, sync::Arc};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use crate::{
     identity::Signatures,
-    instance::{Host, Published},
+    instance::{Host, InstanceId, Published, UnixSeconds},
 };
 
 /// A frame's bound: a chunk of instances, each with the largest user data that there is, stays below it.
@@ -28,29 +22,34 @@ const FRAME_BYTES_MAX: u32 = 64 << 20;
 const LENGTH_BYTES: usize = size_of::<u32>();
 /// Instances in one [`ToResponder::Upsert`], so that neither side holds all of them encoded at once.
 pub const CHUNK_INSTANCES: usize = 256;
-/// The listening sockets and the namespace.
-pub const DESCRIPTORS: usize = 3;
+
+/// What a responder is started with, and cannot be told anew: a daemon that wants one of these otherwise starts another
+/// responder.
+#[derive(Serialize, Deserialize)]
+pub struct Hello {
+    /// The key that tokens are minted with. Lives as long as the installation.
+    pub token_key: Zeroizing<[u8; 32]>,
+    /// Threads that serve.
+    pub workers: u16,
+}
 
 /// From the daemon.
 #[derive(Serialize, Deserialize)]
 pub enum ToResponder {
-    /// First, with the descriptors of [`send_descriptors`] before it.
-    Hello {
-        /// The key that tokens are minted with. Lives as long as the installation.
-        token_key: [u8; 32],
-        /// Threads that serve.
-        workers: u16,
-    },
     /// What all instances share.
     Host(Host),
     /// New instances and new states of known ones, by slot. Each state is seen whole by the next request.
     Upsert(Vec<(u32, Arc<Published>)>),
     /// These are gone: their connections are closed.
     Remove(Vec<u32>),
+    /// What other responders counted for these; counted on from there.
+    Add(Vec<(u32, Counters)>),
     /// When everything before is in force, say [`FromResponder::Applied`] with this number.
     Apply(u64),
     /// Answer with [`FromResponder::Counters`].
     Count,
+    /// When every worker has given a sign of life, say [`FromResponder::Alive`] with this number.
+    Ping(u64),
     /// To [`FromResponder::Sign`].
     Signed {
         /// The slot that was asked for.
@@ -63,16 +62,82 @@ pub enum ToResponder {
 /// From the responder.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromResponder {
+    /// First: what there is already.
+    Attached(Attached),
     /// Everything before [`ToResponder::Apply`] of this number is in force.
     Applied(u64),
-    /// What was counted since the responder started, by slot.
+    /// What was counted, by slot.
     Counters(Vec<(u32, Counters)>),
+    /// Every worker has given a sign of life since [`ToResponder::Ping`] of this number.
+    Alive(u64),
     /// Sign the identity document of this slot, whatever it is: no more than its number is taken from a process that guests
     /// may have broken into. Answered by [`ToResponder::Signed`].
     Sign(u32),
 }
 
-/// What a responder counts for one instance. Resets with the responder; the daemon adds up.
+/// What a responder was told by earlier daemons.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Attached {
+    /// Of its [`Hello`].
+    pub hello: Digest,
+    /// Of what all instances share, if it was told.
+    pub host: Option<Digest>,
+    /// What it serves.
+    pub instances: Vec<Known>,
+}
+
+/// An instance that a responder serves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Known {
+    /// Its slot.
+    pub slot: u32,
+    /// Who it is.
+    pub id: InstanceId,
+    /// Since when this state is in force.
+    pub at: UnixSeconds,
+    /// Of the state, but for when it was made known ([`digest_of_state`]).
+    pub state: Digest,
+    /// What was counted for it.
+    pub counters: Counters,
+}
+
+/// Stands for what may be too long, or too secret, to be said.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest([u8; 16]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self([first, second, ..]) = self;
+        write!(f, "Digest({first:02x}{second:02x}…)")
+    }
+}
+
+/// The digest of a part of a message.
+///
+/// # Errors
+/// When it cannot be encoded, and so could not be sent either.
+pub fn digest(part: &impl Serialize) -> io::Result<Digest> {
+    let encoded = encode(part, 0)?;
+    let mut digest = [0; 16];
+    let length = digest.len();
+    digest.copy_from_slice(&Sha256::digest(&*encoded)[..length]);
+    Ok(Digest(digest))
+}
+
+/// The digest of what a guest can see of its instance, whenever that was made known.
+///
+/// # Errors
+/// As [`digest`].
+pub fn digest_of_state(state: &Published) -> io::Result<Digest> {
+    let Published {
+        at: _,
+        limits,
+        instance,
+    } = state;
+    digest(&(limits, instance))
+}
+
+/// What is counted for one instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Answered requests of any kind.
@@ -89,23 +154,91 @@ pub struct Counters {
     pub connections: u64,
 }
 
+impl Counters {
+    /// How many of them only ever grow.
+    pub const WORDS: usize = 5;
+
+    /// Those that only ever grow, in an order that stays: a new one comes last.
+    #[must_use]
+    pub fn to_words(self) -> [u64; Self::WORDS] {
+        let Self {
+            requests,
+            tokens_issued,
+            no_token,
+            no_token_rejected,
+            throttled,
+            connections: _,
+        } = self;
+        [
+            requests,
+            tokens_issued,
+            no_token,
+            no_token_rejected,
+            throttled,
+        ]
+    }
+
+    /// From these; those that are missing are 0.
+    #[must_use]
+    pub fn from_words(words: &[u64]) -> Self {
+        let word = |index| words.get(index).copied().unwrap_or_default();
+        Self {
+            requests: word(0),
+            tokens_issued: word(1),
+            no_token: word(2),
+            no_token_rejected: word(3),
+            throttled: word(4),
+            connections: 0,
+        }
+    }
+
+    /// This and what was counted elsewhere. What is open stays as it is here.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        let (mut words, more) = (self.to_words(), more.to_words());
+        for (word, more) in words.iter_mut().zip(more) {
+            *word += more;
+        }
+        Self {
+            connections: self.connections,
+            ..Self::from_words(&words)
+        }
+    }
+
+    /// What was counted since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        let (mut words, before) = (self.to_words(), before.to_words());
+        for (word, before) in words.iter_mut().zip(before) {
+            *word = word.saturating_sub(before);
+        }
+        Self::from_words(&words)
+    }
+}
+
 /// Sends one message.
 ///
 /// # Errors
 /// When the other side is gone, or the message is too long.
 pub async fn send<M: Serialize>(to: &mut (impl AsyncWrite + Unpin), message: &M) -> io::Result<()> {
-    let size = postcard::experimental::serialized_size(message).map_err(io::Error::other)?;
+    let mut frame = encode(message, LENGTH_BYTES)?;
+    let size = frame.len() - LENGTH_BYTES;
     let length = u32::try_from(size)
         .ok()
         .filter(|bytes| *bytes <= FRAME_BYTES_MAX);
     let length =
         length.ok_or_else(|| io::Error::other(format!("a message of {size} bytes is too long")))?;
-    // Of the right size from the start: one that grew would leave copies of credentials where nobody wipes them.
-    let mut frame = Zeroizing::new(vec![0; LENGTH_BYTES + size]);
-    let (head, body) = frame.split_at_mut(LENGTH_BYTES);
-    head.copy_from_slice(&length.to_le_bytes());
-    postcard::to_slice(message, body).map_err(io::Error::other)?;
+    frame[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
     to.write_all(&frame).await
+}
+
+/// Encodes a message behind room for so many bytes. Of the right size from the start: a buffer that grew would leave copies
+/// of credentials where nobody wipes them.
+fn encode(message: &impl Serialize, room_bytes: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let size = postcard::experimental::serialized_size(message).map_err(io::Error::other)?;
+    let mut encoded = Zeroizing::new(vec![0; room_bytes + size]);
+    postcard::to_slice(message, &mut encoded[room_bytes..]).map_err(io::Error::other)?;
+    Ok(encoded)
 }
 
 /// Receives one message; none when the other side closed.
@@ -134,49 +267,24 @@ pub async fn receive<M: DeserializeOwned>(
         .map_err(io::Error::other)
 }
 
-/// Sends the descriptors that a responder starts with (SCM_RIGHTS), before any message.
-///
-/// # Errors
-/// When the other side is gone.
-pub fn send_descriptors(
-    to: &StdUnixStream,
-    descriptors: [BorrowedFd<'_>; DESCRIPTORS],
-) -> io::Result<()> {
-    let raw = descriptors.map(|descriptor| descriptor.as_raw_fd());
-    let rights = [ControlMessage::ScmRights(&raw)];
-    // Rights travel with at least one byte.
-    let byte = [IoSlice::new(&[0])];
-    sendmsg::<()>(to.as_raw_fd(), &byte, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Receives them.
-///
-/// # Errors
-/// When they are not all there.
-pub fn receive_descriptors(from: &StdUnixStream) -> io::Result<[OwnedFd; DESCRIPTORS]> {
-    let mut byte = [0];
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS]);
-    let message = recvmsg::<()>(
-        from.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let mut received = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            received.extend(descriptors.into_iter().map(own));
-        }
+    #[test]
+    fn counters_are_their_words() {
+        let counters = Counters::from_words(&[1, 2, 3, 4, 5]);
+        assert_eq!(counters.to_words(), [1, 2, 3, 4, 5]);
+        let later = Counters::from_words(&[2, 4, 6, 8, 4]);
+        assert_eq!(later.since(counters).to_words(), [1, 2, 3, 4, 0]);
+        assert_eq!(Counters::from_words(&[7, 8]).to_words(), [7, 8, 0, 0, 0]);
     }
-    received
-        .try_into()
-        .map_err(|_| io::Error::other("the daemon did not send its sockets"))
-}
 
-#[expect(unsafe_code, reason = "the kernel hands over descriptors as numbers")]
-fn own(descriptor: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: it was just received by SCM_RIGHTS, is open, and nobody else in this process knows it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
+    #[test]
+    fn a_digest_tells_what_differs_and_nothing_else() {
+        let of = |text: &str| digest(&text).unwrap();
+        assert_eq!(of("one"), of("one"));
+        assert_ne!(of("one"), of("two"));
+        assert!(format!("{:?}", of("one")).len() < 20);
+    }
 }

@@ -1,5 +1,6 @@
-//! The daemon's side of the responder: starts it, feeds it, counts with it, and replaces it at once when it dies. The
-//! listening sockets are the daemon's too, so connections wait in their queues meanwhile.
+//! The daemon's side of the responder: takes over one that runs or starts one, feeds it, counts with it, and replaces it at
+//! once when it dies or hangs. The listening sockets are the daemon's too, so connections wait in their queues meanwhile.
+//! Where no responder can be started they are closed, so that guests are refused instead of waiting for nobody.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,41 +8,64 @@ use std::{
     net::TcpListener,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream as StdUnixStream,
+        unix::{net::UnixStream as StdUnixStream, process::CommandExt},
     },
-    process::{ExitStatus, Stdio},
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
-    net::{UnixStream, unix::OwnedWriteHalf},
-    process::{Child, Command},
+    io::AsyncReadExt,
+    net::UnixStream,
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use zeroize::Zeroizing;
 
+pub use super::desired::Update;
 use super::{
-    protocol::{self, CHUNK_INSTANCES, Counters, FromResponder, ToResponder},
+    desired::Desired,
+    door::Door,
+    found::{self, Found},
+    greeting::{Build, Tally},
+    handle::Handle,
+    line::Line,
+    listeners,
+    namespace::NamespaceError,
+    protocol::{self, Attached, Counters, Hello, ToResponder},
+    rights,
     signing::Signing,
 };
 use crate::{
-    identity::{
-        Signatures,
-        signer::{Signed, Signer},
-    },
-    instance::{Host, Published},
+    identity::signer::{Signed, Signer},
+    instance::Published,
     metadata,
     netns::NetNs,
+    service_manager,
 };
 
 /// How long a responder may take to say that it has everything.
 const START_SECONDS_MAX: u64 = 30;
 /// A responder that lived shorter than this did not really start: the next one waits a little.
 const LIFE_MIN: Duration = Duration::from_secs(1);
-/// The longest wait between starts.
+/// The shortest and the longest wait between starts, and the longest once guests are refused.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_CLOSED_MAX: Duration = Duration::from_secs(30);
+/// Starts that may fail one after the other before the listening sockets are closed. With the pauses between them, and a
+/// process that fails at once, about a second.
+const FAILED_STARTS_MAX: u32 = 5;
+/// How often the responder is asked for a sign of life, and how often in a row it may stay silent before another takes over.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const SILENCES_MAX: u32 = 3;
+/// What a responder that was replaced may take to finish what is under way: as long as any connection may go without an
+/// answer ...
+const DRAIN_SECONDS: u32 = 20;
+/// ... and one that hangs, which may keep a processor busy: its other threads finish what they can.
+const DRAIN_HANGING_SECONDS: u32 = 1;
 
 /// Why there is no responder.
 #[derive(Debug, thiserror::Error)]
@@ -55,11 +79,14 @@ pub enum ResponderError {
         cause: io::Error,
     },
     /// It ended before it served.
-    #[error("the responder ended while it started ({0}); the log above says why")]
-    Died(ExitStatus),
+    #[error("the responder ended while it started{}; the log above says why", .0.map_or(String::new(), |status| format!(" ({status})")))]
+    Died(Option<ExitStatus>),
     /// It did not become ready.
     #[error("the responder was not ready after {START_SECONDS_MAX} s")]
     Late,
+    /// Its listening sockets could not be made again.
+    #[error(transparent)]
+    Listen(#[from] NamespaceError),
     /// The supervisor is gone.
     #[error("the responder was stopped")]
     Stopped,
@@ -76,17 +103,8 @@ pub struct Start {
     pub token_key: Zeroizing<[u8; 32]>,
     /// Threads that serve.
     pub workers: u16,
-}
-
-/// A change of what is served.
-#[derive(Debug, Default)]
-pub struct Update {
-    /// What all instances share, if that changed.
-    pub host: Option<Host>,
-    /// New instances and new states of known ones, by slot.
-    pub upsert: Vec<(u32, Arc<Published>)>,
-    /// Slots whose instance is gone.
-    pub remove: Vec<u32>,
+    /// The directory of the sockets by which running responders are reached.
+    pub doors: PathBuf,
 }
 
 /// What `imds status` shows of the responder.
@@ -94,16 +112,27 @@ pub struct Update {
 pub struct ResponderStatus {
     /// The process, while there is one.
     pub pid: Option<u32>,
-    /// How often it was replaced.
+    /// How often another was started in its place.
     pub restarts: u64,
+    /// How many starts have failed since the last one that did not.
+    pub failed_starts: u32,
 }
 
-/// The supervised responder. Dropping it ends the process.
+/// The supervised responder. Dropping it leaves the process to itself.
 #[derive(Debug)]
 pub struct Responder {
     commands: mpsc::Sender<Order>,
     status: watch::Receiver<ResponderStatus>,
     task: JoinHandle<()>,
+}
+
+/// A responder that serves, and what.
+#[derive(Debug)]
+pub struct Started {
+    /// The responder.
+    pub responder: Responder,
+    /// What it serves, by slot. What an earlier daemon said, and this one says too, is in force since then.
+    pub in_force: HashMap<u32, Arc<Published>>,
 }
 
 enum Order {
@@ -112,38 +141,54 @@ enum Order {
 }
 
 impl Responder {
-    /// Starts a responder with these instances and waits until it serves them. Their identity documents are signed by
-    /// `signer`.
+    /// Goes on with the latest of the responders that run, or starts one that takes over from them, and returns when it
+    /// serves these instances, and no other. Their identity documents are signed by `signer`.
     ///
     /// # Errors
-    /// When the process does not start or does not become ready.
+    /// When a process does not start or does not become ready; those that run serve on then.
     pub async fn start(
         start: Start,
         initial: Update,
         signer: Signer,
-    ) -> Result<Self, ResponderError> {
+        found: Vec<Found>,
+    ) -> Result<Started, ResponderError> {
+        let (report, status) = watch::channel(ResponderStatus::default());
+        let (commands, orders) = mpsc::channel(64);
+        let Start {
+            netns,
+            listeners,
+            token_key,
+            workers,
+            doors,
+        } = start;
         let mut desired = Desired::default();
         desired.merge(&initial);
-        let running = Running::start(&start, &desired).await?;
-        let (report, status) = watch::channel(ResponderStatus {
-            pid: running.child.id(),
-            restarts: 0,
-        });
-        let (commands, orders) = mpsc::channel(64);
-        let supervisor = Supervisor {
-            start,
+        let mut supervisor = Supervisor {
+            netns,
+            listeners: Some(listeners),
+            hello: Hello { token_key, workers },
+            doors,
             desired,
             orders,
             report,
             restarts: 0,
-            ended: BTreeMap::new(),
+            failed_starts: 0,
+            counted: BTreeMap::new(),
+            retiring: JoinSet::new(),
             signing: Signing::new(signer),
         };
+        let running = supervisor.adopt_or_start(found).await?;
+        supervisor.tell(Some(running.handle.pid()));
+        let in_force = supervisor.desired.instances.clone();
         let task = tokio::spawn(supervisor.run(running));
-        Ok(Self {
+        let responder = Self {
             commands,
             status,
             task,
+        };
+        Ok(Started {
+            responder,
+            in_force,
         })
     }
 
@@ -166,8 +211,8 @@ impl Responder {
         }
     }
 
-    /// What was counted for each slot since the daemon started. What a responder counted since the last question is lost
-    /// when it dies.
+    /// What was counted for each slot, by this responder and those before it. What one counted since the last question is
+    /// lost when it is killed.
     ///
     /// # Errors
     /// When the supervisor is gone.
@@ -186,70 +231,40 @@ impl Responder {
         *self.status.borrow()
     }
 
-    /// Ends the process and waits for its end.
-    pub async fn stop(self) {
+    /// Leaves the process to itself: it serves on with what it was told.
+    pub async fn leave(self) {
         drop(self.commands);
         // The task ends by itself; a panic in it is in the log already.
         drop(self.task.await);
     }
 }
 
-/// Everything a new responder must be told.
-#[derive(Debug, Default)]
-struct Desired {
-    host: Option<Host>,
-    instances: HashMap<u32, Arc<Published>>,
-}
-
-impl Desired {
-    fn merge(&mut self, update: &Update) {
-        if let Some(host) = &update.host {
-            self.host = Some(host.clone());
-        }
-        for slot in &update.remove {
-            self.instances.remove(slot);
-        }
-        for (slot, instance) in &update.upsert {
-            self.instances.insert(*slot, Arc::clone(instance));
-        }
-    }
-
-    /// An instance, and what it shares with the others.
-    fn get(&self, slot: u32) -> Option<(&Host, &Published)> {
-        self.host
-            .as_ref()
-            .zip(self.instances.get(&slot).map(|state| &**state))
-    }
-
-    fn as_update(&self) -> Update {
-        Update {
-            host: self.host.clone(),
-            upsert: self
-                .instances
-                .iter()
-                .map(|(slot, instance)| (*slot, Arc::clone(instance)))
-                .collect(),
-            remove: Vec::new(),
-        }
-    }
-}
-
 struct Supervisor {
-    start: Start,
+    netns: NetNs,
+    /// None while guests are refused.
+    listeners: Option<[TcpListener; 2]>,
+    hello: Hello,
+    doors: PathBuf,
     desired: Desired,
     orders: mpsc::Receiver<Order>,
     report: watch::Sender<ResponderStatus>,
     restarts: u64,
-    /// What earlier responders counted.
-    ended: BTreeMap<u32, Counters>,
+    failed_starts: u32,
+    /// What was last heard to be counted.
+    counted: BTreeMap<u32, Counters>,
+    /// Responders that finish what is under way. Each ends with what it counted since another took over.
+    retiring: JoinSet<Vec<(u32, Counters)>>,
     signing: Signing,
 }
 
+/// Why a responder is not attended to any more.
 enum End {
-    /// Nobody wants it any more.
-    Stopped,
+    /// The daemon leaves.
+    Left,
     /// The process ended by itself.
     Died,
+    /// It gives no sign of life.
+    Hangs,
 }
 
 impl Supervisor {
@@ -257,80 +272,318 @@ impl Supervisor {
         let mut pause = Duration::ZERO;
         loop {
             let started = Instant::now();
-            self.report.send_replace(ResponderStatus {
-                pid: running.child.id(),
-                restarts: self.restarts,
-            });
-            match self.attend(&mut running).await {
-                End::Stopped => return running.stop().await,
-                End::Died => {}
-            }
-            self.keep_counters(&running);
-            self.report.send_replace(ResponderStatus {
-                pid: None,
-                restarts: self.restarts,
-            });
+            self.tell(Some(running.handle.pid()));
+            let end = self.attend(&mut running).await;
             if started.elapsed() >= LIFE_MIN {
                 pause = Duration::ZERO;
             }
-            running = match self.replace(&mut pause).await {
+            // Who asked this one is told what it had said before.
+            running.line.answer(&self.counted);
+            let next = match end {
+                End::Left => return,
+                End::Died => {
+                    self.tell(None);
+                    running.bury().await;
+                    self.replace(&mut pause).await
+                }
+                End::Hangs => self.take_over(running, &mut pause).await,
+            };
+            running = match next {
                 Some(next) => next,
                 None => return,
             };
+            self.restarts += 1;
         }
     }
 
-    /// Starts responders until one serves; none when nobody wants one any more.
+    /// The latest responder that runs, if it will do; or a new one, that takes over from those there are.
+    async fn adopt_or_start(&mut self, mut found: Vec<Found>) -> Result<Running, ResponderError> {
+        let adopted = match found.first() {
+            Some(latest) => self.adopt(latest).await,
+            None => None,
+        };
+        // Slots of another namespace mean other guests.
+        let namespace = self.netns.inode();
+        let running = match adopted {
+            Some(line) => {
+                let Found { handle, door, .. } = found.remove(0);
+                tracing::info!("responder {} serves on", handle.pid());
+                Running { handle, door, line }
+            }
+            None => {
+                if let Some(latest) = found.first().filter(|one| one.is_in(namespace)) {
+                    self.counted = latest.tally().await.0.into_iter().collect();
+                }
+                self.start().await?
+            }
+        };
+        for other in found {
+            let counted = other.is_in(namespace).then(|| self.counted.clone());
+            self.retire(other.handle, other.door, DRAIN_SECONDS, counted)
+                .await;
+        }
+        Ok(running)
+    }
+
+    /// Goes on with a responder that runs, if it is one that this daemon could have started.
+    async fn adopt(&mut self, found: &Found) -> Option<Line> {
+        let pid = found.handle.pid();
+        let is_right = Build::own().is_ok_and(|own| found.may_serve(own, self.netns.inode()));
+        if !is_right {
+            tracing::info!("responder {pid} of version {} is replaced", found.version());
+            return None;
+        }
+        let attach = async {
+            let (mut line, told) = Line::attach(&found.door).await?;
+            if told.hello != protocol::digest(&self.hello)? {
+                return Err(io::Error::other("it was started with other settings"));
+            }
+            self.counted = told
+                .instances
+                .iter()
+                .map(|known| (known.slot, known.counters))
+                .collect();
+            self.inform(&mut line, &told).await?;
+            Ok(line)
+        };
+        match within_start_time(attach).await {
+            Ok(line) => Some(line),
+            Err(why) => {
+                tracing::info!("responder {pid} is replaced: {why}");
+                None
+            }
+        }
+    }
+
+    /// Starts a responder and tells it everything.
+    async fn start(&mut self) -> Result<Running, ResponderError> {
+        let started = self.try_start().await;
+        match &started {
+            Ok(_) if self.failed_starts >= FAILED_STARTS_MAX => {
+                tracing::info!("a responder was started: guests are served again");
+                self.failed_starts = 0;
+            }
+            Ok(_) => self.failed_starts = 0,
+            Err(_) => {
+                self.failed_starts += 1;
+                if self.failed_starts >= FAILED_STARTS_MAX {
+                    self.close();
+                }
+            }
+        }
+        started
+    }
+
+    async fn try_start(&mut self) -> Result<Running, ResponderError> {
+        let sockets = match self.listeners.take() {
+            Some(sockets) => sockets,
+            None => listeners::open(&self.netns)?,
+        };
+        let sockets = self.listeners.insert(sockets);
+        let [v4, v6] = sockets;
+        let (door, socket) = Door::make(&self.doors).map_err(failed("make a socket for"))?;
+        let born = spawn().and_then(|(handle, birth)| {
+            let descriptors = [v4.as_fd(), v6.as_fd(), self.netns.as_fd(), socket.as_fd()];
+            rights::send(&birth, &[0], descriptors)?;
+            Ok((handle, birth))
+        });
+        drop(socket);
+        let (handle, birth) = match born {
+            Ok(born) => born,
+            Err(cause) => {
+                door.remove();
+                return Err(failed("start")(cause));
+            }
+        };
+        match within_start_time(self.introduce(&door, birth)).await {
+            Ok(line) => Ok(Running { handle, door, line }),
+            Err(cause) => Err(give_up(&handle, &door, cause).await),
+        }
+    }
+
+    /// Tells a process that was just started everything.
+    async fn introduce(&mut self, door: &Door, birth: StdUnixStream) -> io::Result<Line> {
+        birth.set_nonblocking(true)?;
+        let mut birth = UnixStream::from_std(birth)?;
+        protocol::send(&mut birth, &self.hello).await?;
+        // Said when it has given up its rights and can be reached.
+        birth.read_u8().await?;
+        let (mut line, told) = Line::attach(door).await?;
+        self.inform(&mut line, &told).await?;
+        Ok(line)
+    }
+
+    /// Tells a responder what it was not told yet, and waits until that is in force.
+    async fn inform(&mut self, line: &mut Line, told: &Attached) -> io::Result<()> {
+        let update = self.desired.differs_from(told)?;
+        line.change(&update).await?;
+        if told.instances.is_empty() {
+            line.say(&ToResponder::Add(self.counts())).await?;
+        }
+        let (done, mut applied) = oneshot::channel();
+        line.apply(done).await?;
+        while applied.try_recv().is_err() {
+            let message = line.messages.recv().await;
+            let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
+            line.note(message, &mut self.counted);
+        }
+        Ok(())
+    }
+
+    /// What was counted, as numbers that only grow.
+    fn counts(&self) -> Vec<(u32, Counters)> {
+        self.counted
+            .iter()
+            .map(|(slot, counters)| (*slot, counters.since(Counters::default())))
+            .collect()
+    }
+
+    /// Refuses guests: nobody holds the listening sockets any more.
+    fn close(&mut self) {
+        if self.failed_starts == FAILED_STARTS_MAX {
+            tracing::error!(
+                "{FAILED_STARTS_MAX} responders could not be started: guests are refused until one can"
+            );
+        }
+        self.listeners = None;
+        service_manager::forget_listeners();
+    }
+
+    /// Starts responders until one serves; none when the daemon leaves.
     async fn replace(&mut self, pause: &mut Duration) -> Option<Running> {
         loop {
-            tokio::time::sleep(*pause).await;
-            *pause = (*pause * 2).clamp(Duration::from_millis(10), PAUSE_MAX);
-            if self.orders.is_closed() {
-                return None;
-            }
-            self.restarts += 1;
-            match Running::start(&self.start, &self.desired).await {
-                Ok(running) => return Some(running),
-                Err(error) => tracing::error!("start a new responder: {error}"),
+            self.wait(*pause).await?;
+            let is_closed = self.failed_starts >= FAILED_STARTS_MAX;
+            let pause_max = if is_closed {
+                PAUSE_CLOSED_MAX
+            } else {
+                PAUSE_MAX
+            };
+            *pause = (*pause * 2).clamp(PAUSE_MIN, pause_max);
+            match self.start().await {
+                Ok(running) => {
+                    if is_closed {
+                        self.listeners.as_ref().map(service_manager::keep_listeners);
+                    }
+                    return Some(running);
+                }
+                Err(error) => {
+                    tracing::error!("start a responder: {error}");
+                    self.tell(None);
+                }
             }
         }
     }
 
-    /// Passes orders on until the process or the supervisor ends.
-    async fn attend(&mut self, running: &mut Running) -> End {
+    /// Waits, and takes orders for the next responder meanwhile; none when the daemon leaves.
+    async fn wait(&mut self, pause: Duration) -> Option<()> {
+        let until = Instant::now() + pause;
         loop {
-            if let Err(error) = self.sign(running).await {
-                tracing::error!("tell the responder: {error}");
-                return End::Died;
-            }
             tokio::select! {
-                order = self.orders.recv() => {
-                    let Some(order) = order else { return End::Stopped };
-                    if let Err(error) = self.obey(order, running).await {
-                        tracing::error!("tell the responder: {error}");
-                        return End::Died;
+                () = sleep_until(until) => return Some(()),
+                order = self.orders.recv() => match order? {
+                    Order::Update(update, done) => {
+                        self.merge(&update);
+                        // Whoever asked may have gone.
+                        done.send(()).ok();
                     }
-                }
-                message = running.messages.recv() => match message {
-                    Some(message) => running.note(message, &self.ended),
-                    None => {
-                        running.log_end().await;
-                        return End::Died;
-                    }
+                    Order::Count(answer) => drop(answer.send(self.counted.clone())),
                 },
-                signed = self.signing.next() => {
-                    if let Err(error) = self.pass_on(signed, running).await {
-                        tracing::error!("tell the responder: {error}");
-                        return End::Died;
+            }
+        }
+    }
+
+    /// Replaces a responder that hangs. What of it does not hang finishes what is under way.
+    async fn take_over(&mut self, hanging: Running, pause: &mut Duration) -> Option<Running> {
+        let Running { handle, door, line } = hanging;
+        tracing::error!(
+            "responder {} gives no sign of life: another takes over",
+            handle.pid()
+        );
+        drop(line);
+        match self.start().await {
+            Ok(next) => {
+                let counted = Some(self.counted.clone());
+                self.retire(handle, door, DRAIN_HANGING_SECONDS, counted)
+                    .await;
+                Some(next)
+            }
+            Err(error) => {
+                tracing::error!("start a responder: {error}");
+                self.tell(None);
+                found::end(&handle).await;
+                door.remove();
+                self.replace(pause).await
+            }
+        }
+    }
+
+    /// Lets a responder finish what is under way, now that another serves, which counts on from `counted`. None, if what
+    /// it counts is of no interest.
+    async fn retire(
+        &mut self,
+        handle: Handle,
+        door: Door,
+        seconds: u32,
+        counted: Option<BTreeMap<u32, Counters>>,
+    ) {
+        let retiring = found::retire(handle, door, seconds).await;
+        self.retiring.spawn(async move {
+            let Tally(at_last) = retiring.ended().await.unwrap_or_default();
+            let Some(counted) = counted else {
+                return Vec::new();
+            };
+            let since = |(slot, counters): (u32, Counters)| {
+                let before = counted.get(&slot).copied().unwrap_or_default();
+                (slot, counters.since(before))
+            };
+            at_last.into_iter().map(since).collect()
+        });
+    }
+
+    /// Passes orders on until the process, its patience or the supervisor ends.
+    async fn attend(&mut self, running: &mut Running) -> End {
+        let line = &mut running.line;
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let said = tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(order) => self.obey(order, line).await,
+                    None => return End::Left,
+                },
+                message = line.messages.recv() => match message {
+                    Some(message) => {
+                        line.note(message, &mut self.counted);
+                        self.sign(line).await
                     }
+                    None => return End::Died,
+                },
+                signed = self.signing.next() => self.pass_on(signed, line).await,
+                Some(retired) = self.retiring.join_next() => {
+                    self.count_on(retired.unwrap_or_default(), line).await
+                }
+                _ = pings.tick() => {
+                    if line.silences >= SILENCES_MAX {
+                        return End::Hangs;
+                    }
+                    line.ping().await
+                }
+            };
+            match said {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return End::Hangs,
+                Err(error) => {
+                    tracing::error!("tell the responder: {error}");
+                    return End::Died;
                 }
             }
         }
     }
 
     /// Has signed what the responder asked for, or tells it at once.
-    async fn sign(&mut self, running: &mut Running) -> io::Result<()> {
-        for slot in std::mem::take(&mut running.unsigned) {
+    async fn sign(&mut self, line: &mut Line) -> io::Result<()> {
+        for slot in std::mem::take(&mut line.unsigned) {
             let Some((host, instance)) = self.desired.get(slot) else {
                 continue;
             };
@@ -338,12 +591,13 @@ impl Supervisor {
             let Some(signatures) = self.signing.ask(slot, document).cloned() else {
                 continue;
             };
-            running.tell_signed(slot, Some(signatures)).await?;
+            let signatures = Some(signatures);
+            line.say(&ToResponder::Signed { slot, signatures }).await?;
         }
         Ok(())
     }
 
-    async fn pass_on(&mut self, signed: Signed, running: &mut Running) -> io::Result<()> {
+    async fn pass_on(&mut self, signed: Signed, line: &mut Line) -> io::Result<()> {
         let Signed { slot, signatures } = signed;
         if self.desired.get(slot).is_none() {
             return Ok(());
@@ -351,201 +605,107 @@ impl Supervisor {
         if let Some(signatures) = &signatures {
             self.signing.keep(slot, signatures);
         }
-        running.tell_signed(slot, signatures).await
+        line.say(&ToResponder::Signed { slot, signatures }).await
     }
 
-    async fn obey(&mut self, order: Order, running: &mut Running) -> io::Result<()> {
+    async fn obey(&mut self, order: Order, line: &mut Line) -> io::Result<()> {
         match order {
             Order::Update(update, done) => {
-                self.desired.merge(&update);
-                self.signing.forget(&update.remove);
-                running.update(&update, done).await
+                self.merge(&update);
+                line.change(&update).await?;
+                line.apply(done).await
             }
             Order::Count(answer) => {
-                running.questions.push(answer);
-                protocol::send(&mut running.writer, &ToResponder::Count).await
+                line.questions.push(answer);
+                line.say(&ToResponder::Count).await
             }
         }
     }
 
-    fn keep_counters(&mut self, running: &Running) {
-        self.ended = add(&self.ended, &running.counted);
-        for counters in self.ended.values_mut() {
-            counters.connections = 0;
+    fn merge(&mut self, update: &Update) {
+        self.desired.merge(update);
+        for slot in &update.remove {
+            self.counted.remove(slot);
         }
+        self.signing.forget(&update.remove);
+    }
+
+    /// Adds what a responder counted after another had taken over.
+    async fn count_on(&mut self, more: Vec<(u32, Counters)>, line: &mut Line) -> io::Result<()> {
+        let wanted = |(slot, _): &(u32, Counters)| self.desired.instances.contains_key(slot);
+        let more: Vec<_> = more.into_iter().filter(wanted).collect();
+        for (slot, counters) in &more {
+            let known = self.counted.entry(*slot).or_default();
+            *known = known.plus(*counters);
+        }
+        line.say(&ToResponder::Add(more)).await
+    }
+
+    /// Tells whoever looks.
+    fn tell(&self, pid: Option<u32>) {
+        self.report.send_replace(ResponderStatus {
+            pid,
+            restarts: self.restarts,
+            failed_starts: self.failed_starts,
+        });
     }
 }
 
-/// One process.
+/// One process that serves.
 struct Running {
-    child: Child,
-    writer: OwnedWriteHalf,
-    messages: mpsc::Receiver<FromResponder>,
-    revision: u64,
-    /// Who waits for which revision. Dropped with the process, so that nobody waits for one that is gone.
-    waiting: Vec<(u64, oneshot::Sender<()>)>,
-    questions: Vec<oneshot::Sender<BTreeMap<u32, Counters>>>,
-    /// The last answer.
-    counted: Vec<(u32, Counters)>,
-    /// Slots that it wants signatures of.
-    unsigned: Vec<u32>,
+    handle: Handle,
+    door: Door,
+    line: Line,
 }
 
 impl Running {
-    async fn start(start: &Start, desired: &Desired) -> Result<Self, ResponderError> {
-        let failed = |what| move |cause| ResponderError::Io { what, cause };
-        let (ours, theirs) = StdUnixStream::pair().map_err(failed("make a socket for"))?;
-        let child = Command::new("/proc/self/exe")
-            .arg("respond")
-            .env_clear()
-            .envs(
-                std::env::vars_os()
-                    .filter(|(name, _)| name == "RUST_LOG" || name == "RUST_BACKTRACE"),
-            )
-            .current_dir("/")
-            // Ctrl-C in a terminal is for the daemon, which ends the responder when it is time.
-            .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed("start"))?;
-        let [v4, v6] = &start.listeners;
-        protocol::send_descriptors(&ours, [v4.as_fd(), v6.as_fd(), start.netns.as_fd()])
-            .map_err(failed("send sockets to"))?;
-        ours.set_nonblocking(true).map_err(failed("speak to"))?;
-        let (mut reader, writer) = UnixStream::from_std(ours)
-            .map_err(failed("speak to"))?
-            .into_split();
-        let (forward, messages) = mpsc::channel(64);
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = protocol::receive(&mut reader).await {
-                if forward.send(message).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let (waiting, questions, counted) = (Vec::new(), Vec::new(), Vec::new());
-        let mut running = Self {
-            child,
-            writer,
-            messages,
-            revision: 0,
-            waiting,
-            questions,
-            counted,
-            unsigned: Vec::new(),
-        };
-        match tokio::time::timeout(
-            Duration::from_secs(START_SECONDS_MAX),
-            running.introduce(start, desired),
-        )
-        .await
-        {
-            Ok(introduced) => introduced.map(|()| running),
-            Err(_) => Err(ResponderError::Late),
+    /// Sees to the end of a process that ended by itself, or broke the line.
+    async fn bury(self) {
+        let Self { handle, door, line } = self;
+        drop(line);
+        // One that closed the line and lives is not to be trusted.
+        match found::end(&handle).await {
+            Some(status) => tracing::error!("the responder ended ({status}); starting another"),
+            None => tracing::error!("the responder ended; starting another"),
         }
-    }
-
-    async fn introduce(&mut self, start: &Start, desired: &Desired) -> Result<(), ResponderError> {
-        let hello = ToResponder::Hello {
-            token_key: *start.token_key,
-            workers: start.workers,
-        };
-        let (done, mut applied) = oneshot::channel();
-        let told = match protocol::send(&mut self.writer, &hello).await {
-            Ok(()) => self.update(&desired.as_update(), done).await,
-            Err(error) => Err(error),
-        };
-        // A broken pipe means that it died; its exit status says more.
-        drop(told);
-        while let Some(message) = self.messages.recv().await {
-            self.note(message, &BTreeMap::new());
-            if applied.try_recv().is_ok() {
-                return Ok(());
-            }
-        }
-        let status = self
-            .child
-            .wait()
-            .await
-            .map_err(|cause| ResponderError::Io {
-                what: "wait for",
-                cause,
-            })?;
-        Err(ResponderError::Died(status))
-    }
-
-    async fn update(&mut self, update: &Update, done: oneshot::Sender<()>) -> io::Result<()> {
-        self.revision += 1;
-        self.waiting.push((self.revision, done));
-        if let Some(host) = &update.host {
-            protocol::send(&mut self.writer, &ToResponder::Host(host.clone())).await?;
-        }
-        if !update.remove.is_empty() {
-            protocol::send(
-                &mut self.writer,
-                &ToResponder::Remove(update.remove.clone()),
-            )
-            .await?;
-        }
-        for chunk in update.upsert.chunks(CHUNK_INSTANCES) {
-            protocol::send(&mut self.writer, &ToResponder::Upsert(chunk.to_vec())).await?;
-        }
-        protocol::send(&mut self.writer, &ToResponder::Apply(self.revision)).await
-    }
-
-    fn note(&mut self, message: FromResponder, ended: &BTreeMap<u32, Counters>) {
-        match message {
-            FromResponder::Applied(revision) => {
-                for (_, done) in self
-                    .waiting
-                    .extract_if(.., |(number, _)| *number <= revision)
-                {
-                    // Whoever asked may have gone.
-                    done.send(()).ok();
-                }
-            }
-            FromResponder::Counters(counted) => {
-                self.counted = counted;
-                let total = add(ended, &self.counted);
-                for question in self.questions.drain(..) {
-                    drop(question.send(total.clone()));
-                }
-            }
-            FromResponder::Sign(slot) => self.unsigned.push(slot),
-        }
-    }
-
-    async fn tell_signed(&mut self, slot: u32, signatures: Option<Signatures>) -> io::Result<()> {
-        let signed = ToResponder::Signed { slot, signatures };
-        protocol::send(&mut self.writer, &signed).await
-    }
-
-    async fn log_end(&mut self) {
-        match self.child.wait().await {
-            Ok(status) => tracing::error!("the responder ended ({status}); starting another"),
-            Err(error) => tracing::error!("the responder ended ({error}); starting another"),
-        }
-    }
-
-    async fn stop(mut self) {
-        if let Err(error) = self.child.kill().await {
-            tracing::warn!("end the responder: {error}");
-        }
+        door.remove();
     }
 }
 
-fn add(ended: &BTreeMap<u32, Counters>, counted: &[(u32, Counters)]) -> BTreeMap<u32, Counters> {
-    let mut total = ended.clone();
-    for (slot, counters) in counted {
-        let sum = total.entry(*slot).or_default();
-        sum.requests += counters.requests;
-        sum.tokens_issued += counters.tokens_issued;
-        sum.no_token += counters.no_token;
-        sum.no_token_rejected += counters.no_token_rejected;
-        sum.throttled += counters.throttled;
-        sum.connections += counters.connections;
-    }
-    total
+/// Starts the process, with one end of a line to it.
+fn spawn() -> io::Result<(Handle, StdUnixStream)> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    let child = Command::new("/proc/self/exe")
+        .arg0("imds")
+        .arg("respond")
+        .env_clear()
+        .envs(
+            std::env::vars_os().filter(|(name, _)| name == "RUST_LOG" || name == "RUST_BACKTRACE"),
+        )
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok((Handle::of_child(&child)?, ours))
+}
+
+async fn within_start_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(Duration::from_secs(START_SECONDS_MAX), work).await?
+}
+
+/// Ends a process that did not become ready, and says what its end says of it.
+async fn give_up(handle: &Handle, door: &Door, cause: io::Error) -> ResponderError {
+    // A line that broke means that it ended; how says more.
+    let error = match timeout(LIFE_MIN, handle.ended()).await {
+        Ok(status) => ResponderError::Died(status),
+        Err(_) if cause.kind() == io::ErrorKind::TimedOut => ResponderError::Late,
+        Err(_) => failed("speak to")(cause),
+    };
+    found::end(handle).await;
+    door.remove();
+    error
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ResponderError {
+    move |cause| ResponderError::Io { what, cause }
 }

@@ -1,0 +1,123 @@
+//! The daemon's end of the line to one responder.
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use tokio::{
+    net::unix::OwnedWriteHalf,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{
+    desired::Update,
+    door::Door,
+    greeting::Order,
+    protocol::{self, Attached, CHUNK_INSTANCES, Counters, FromResponder, ToResponder},
+};
+
+/// How long a message may take to be taken by the responder's end.
+const SAY_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the daemon and one process say to each other.
+pub(super) struct Line {
+    writer: OwnedWriteHalf,
+    pub(super) messages: mpsc::Receiver<FromResponder>,
+    revision: u64,
+    /// Who waits for which revision.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    pub(super) questions: Vec<oneshot::Sender<BTreeMap<u32, Counters>>>,
+    /// Slots that it wants signatures of.
+    pub(super) unsigned: Vec<u32>,
+    ping: u64,
+    /// How many pings in a row were not answered.
+    pub(super) silences: u32,
+}
+
+impl Line {
+    /// Goes in, as a daemon of the same build, and hears what the responder was told already.
+    pub(super) async fn attach(door: &Door) -> io::Result<(Self, Attached)> {
+        let (mut line, ..) = door.knock().await?;
+        Order::Attach.send(&mut line).await?;
+        let (mut reader, writer) = line.into_split();
+        let (forward, mut messages) = mpsc::channel(64);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = protocol::receive(&mut reader).await {
+                if forward.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let Some(FromResponder::Attached(told)) = messages.recv().await else {
+            return Err(io::Error::other("it does not say what it serves"));
+        };
+        let line = Self {
+            writer,
+            messages,
+            revision: 0,
+            waiting: Vec::new(),
+            questions: Vec::new(),
+            unsigned: Vec::new(),
+            ping: 0,
+            silences: 0,
+        };
+        Ok((line, told))
+    }
+
+    pub(super) async fn say(&mut self, message: &ToResponder) -> io::Result<()> {
+        timeout(SAY_WITHIN, protocol::send(&mut self.writer, message)).await?
+    }
+
+    pub(super) async fn change(&mut self, update: &Update) -> io::Result<()> {
+        if let Some(host) = &update.host {
+            self.say(&ToResponder::Host(host.clone())).await?;
+        }
+        if !update.remove.is_empty() {
+            self.say(&ToResponder::Remove(update.remove.clone()))
+                .await?;
+        }
+        for chunk in update.upsert.chunks(CHUNK_INSTANCES) {
+            self.say(&ToResponder::Upsert(chunk.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn apply(&mut self, done: oneshot::Sender<()>) -> io::Result<()> {
+        self.revision += 1;
+        self.waiting.push((self.revision, done));
+        self.say(&ToResponder::Apply(self.revision)).await
+    }
+
+    pub(super) async fn ping(&mut self) -> io::Result<()> {
+        self.ping += 1;
+        self.silences += 1;
+        self.say(&ToResponder::Ping(self.ping)).await
+    }
+
+    pub(super) fn answer(&mut self, counted: &BTreeMap<u32, Counters>) {
+        for question in self.questions.drain(..) {
+            drop(question.send(counted.clone()));
+        }
+    }
+
+    pub(super) fn note(&mut self, message: FromResponder, counted: &mut BTreeMap<u32, Counters>) {
+        match message {
+            // Only ever the first.
+            FromResponder::Attached(_) => {}
+            FromResponder::Applied(revision) => {
+                for (_, done) in self
+                    .waiting
+                    .extract_if(.., |(number, _)| *number <= revision)
+                {
+                    // Whoever asked may have gone.
+                    done.send(()).ok();
+                }
+            }
+            FromResponder::Counters(now) => {
+                *counted = now.into_iter().collect();
+                self.answer(counted);
+            }
+            FromResponder::Sign(slot) => self.unsigned.push(slot),
+            FromResponder::Alive(_) => self.silences = 0,
+        }
+    }
+}
