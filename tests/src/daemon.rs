@@ -3,52 +3,54 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use imds_user::control::client::status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::binary::imds_path;
 use crate::jail::Jail;
 use crate::namespace::Namespace;
-use crate::process::{children_of, eventually, is_alive};
+use crate::process::{eventually, is_alive};
+use crate::service_manager::{FdStore, receive};
 
 /// Bound on a start or a reload: loading programs takes a good part of a second on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Bound on a clean stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 
-/// A running `imds run`. Dropping it ends it, and its responder with it.
+/// A running `imds run`. Dropping it ends it; its responder ends with the host.
 pub struct Daemon {
     child: Child,
     log: PathBuf,
     notify: UnixDatagram,
-    responders: Vec<Pid>,
+    state_dir: PathBuf,
+    store: Option<FdStore>,
     ready_after: Duration,
 }
 
-/// How it is started.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Way<'a> {
-    /// Environment variables.
-    pub(crate) environment: &'a [(String, String)],
+/// What a daemon is started with.
+#[derive(Clone)]
+pub(crate) struct Start {
+    pub(crate) binary: PathBuf,
+    pub(crate) config: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) notify: PathBuf,
+    pub(crate) environment: Vec<(String, String)>,
     /// More options of `imds run`.
-    pub(crate) options: &'a [String],
+    pub(crate) options: Vec<String>,
     /// Where it lives, if not where the tests do.
-    pub(crate) jail: Option<&'a Jail>,
+    pub(crate) jail: Option<Arc<Jail>>,
+    pub(crate) store: Option<FdStore>,
 }
 
 impl Daemon {
-    pub(crate) fn start(
-        namespace: &Namespace,
-        config: &Path,
-        state_dir: &Path,
-        notify_path: &Path,
-        way: Way<'_>,
-    ) -> Self {
+    pub(crate) fn start(namespace: &Namespace, start: Start) -> Self {
+        let notify_path = start.notify.as_path();
         let log = notify_path.with_extension("log");
         if notify_path.exists() {
             fs::remove_file(notify_path).expect("a former notification socket can be removed");
@@ -57,35 +59,28 @@ impl Daemon {
         let started = Instant::now();
         let child = namespace
             .enter(|| {
-                if let Some(jail) = way.jail {
+                if let Some(jail) = &start.jail {
                     jail.enter();
                 }
-                spawn(config, state_dir, notify_path, &log, way)
+                start.spawn()
             })
             .expect("the binary under test starts");
         let mut daemon = Self {
             child,
             log,
             notify,
-            responders: Vec::new(),
+            state_dir: start.state_dir,
+            store: start.store,
             ready_after: Duration::ZERO,
         };
         daemon.wait_for("READY=1");
         daemon.ready_after = started.elapsed();
-        daemon.responders = children_of(daemon.pid());
         daemon
     }
 
-    pub(crate) fn start_and_kill(
-        namespace: &Namespace,
-        config: &Path,
-        state_dir: &Path,
-        notify_path: &Path,
-        after: Duration,
-    ) {
-        let log = notify_path.with_extension("log");
+    pub(crate) fn start_and_kill(namespace: &Namespace, start: &Start, after: Duration) {
         let mut child = namespace
-            .enter(|| spawn(config, state_dir, notify_path, &log, Way::default()))
+            .enter(|| start.spawn())
             .expect("the binary under test starts");
         // The moment is what is tried, so nothing can be waited for.
         thread::sleep(after);
@@ -111,14 +106,20 @@ impl Daemon {
     /// The process of the responder that serves now.
     ///
     /// # Panics
-    /// When there is none within five seconds.
+    /// When there is none within ten seconds.
     #[must_use]
     pub fn responder_pid(&self) -> Pid {
-        eventually("a responder", Duration::from_secs(5), || {
-            children_of(self.pid())
-                .into_iter()
-                .find(|child| is_alive(*child) && runs_respond(*child))
+        eventually("a responder", Duration::from_secs(10), || {
+            self.responder_now()
         })
+    }
+
+    /// The same; none while there is none.
+    #[must_use]
+    pub fn responder_now(&self) -> Option<Pid> {
+        let status = status(&self.state_dir).ok()?;
+        let pid = status.responder.pid?;
+        Some(Pid::from_raw(i32::try_from(pid).ok()?)).filter(|pid| is_alive(*pid))
     }
 
     /// Everything it and the responder have said.
@@ -155,9 +156,8 @@ impl Daemon {
         );
     }
 
-    /// Ends it as a crash does. The responder is left to itself.
+    /// Ends it as a crash does.
     pub fn crash(&mut self) {
-        self.remember_responders();
         self.signal(Signal::SIGKILL);
         self.wait(STOPPED_WITHIN);
     }
@@ -181,16 +181,9 @@ impl Daemon {
         self.notify
             .set_read_timeout(Some(Duration::from_millis(100)))
             .expect("a socket takes a time-out");
-        let mut buffer = [0; 4096];
         while Instant::now() < deadline {
-            match self.notify.recv(&mut buffer) {
-                Ok(length)
-                    if String::from_utf8_lossy(&buffer[..length])
-                        .lines()
-                        .any(|line| line == message) =>
-                {
-                    return;
-                }
+            match receive(&self.notify, self.store.as_ref()) {
+                Ok(text) if text.lines().any(|line| line == message) => return,
                 Ok(_) => {}
                 Err(error) if crate::http::is_timeout(&error) => self.assert_running(),
                 Err(error) => panic!("notification socket: {error}"),
@@ -219,17 +212,6 @@ impl Daemon {
         }
         None
     }
-
-    fn remember_responders(&mut self) {
-        self.responders.extend(children_of(self.pid()));
-    }
-
-    /// Ends a responder that a daemon which did not stop cleanly has left. What is in the kernel is the host's to remove.
-    fn sweep(&mut self) {
-        for responder in self.responders.iter().filter(|pid| runs_respond(**pid)) {
-            kill(*responder, Signal::SIGKILL).ok();
-        }
-    }
 }
 
 impl Drop for Daemon {
@@ -239,44 +221,39 @@ impl Drop for Daemon {
         }
         let ended = self.child.try_wait().ok().flatten().is_some();
         if !ended {
-            self.remember_responders();
             self.signal(Signal::SIGTERM);
             if self.wait(STOPPED_WITHIN).is_none() {
                 self.signal(Signal::SIGKILL);
                 self.wait(STOPPED_WITHIN);
             }
         }
-        self.sweep();
     }
 }
 
-fn spawn(
-    config: &Path,
-    state_dir: &Path,
-    notify: &Path,
-    log: &Path,
-    way: Way<'_>,
-) -> io::Result<Child> {
-    let log = File::options().create(true).append(true).open(log)?;
-    Command::new(imds_path())
-        .arg("run")
-        .arg("--config")
-        .arg(config)
-        .arg("--state-dir")
-        .arg(state_dir)
-        .args(way.options)
-        .env("NOTIFY_SOCKET", notify)
-        .envs(way.environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-}
-
-fn runs_respond(pid: Pid) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0)
-        .any(|argument| argument == b"respond")
+impl Start {
+    fn spawn(&self) -> io::Result<Child> {
+        let log = self.notify.with_extension("log");
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = match &self.store {
+            Some(store) => store.command(&self.binary),
+            None => {
+                let mut command = Command::new(&self.binary);
+                command.stdin(Stdio::null()).stdout(log.try_clone()?);
+                command
+            }
+        };
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--state-dir")
+            .arg(&self.state_dir)
+            .args(&self.options)
+            .env("NOTIFY_SOCKET", &self.notify)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stderr(log)
+            .spawn()
+    }
 }
 
 #[expect(

@@ -2,21 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary::imds_path;
-use crate::daemon::{Daemon, Way};
+use crate::daemon::{Daemon, Start};
 use crate::guest::GuestBuilder;
 use crate::instance::InstanceText;
 use crate::jail::Jail;
 use crate::namespace::Namespace;
-use crate::process::run;
+use crate::process::{children_of, eventually, is_alive, run};
+use crate::service_manager::FdStore;
 use crate::skip::{has_command, needs_root};
 use crate::tap::Tun;
 use crate::uplink::Uplink;
@@ -42,7 +46,7 @@ pub struct Host {
     instances: Vec<InstanceText>,
     tables: String,
     run_options: Vec<String>,
-    jail: Option<Jail>,
+    jail: Option<Arc<Jail>>,
     bridges: BTreeSet<String>,
     uplinks: u8,
 }
@@ -125,7 +129,7 @@ impl Host {
 
     /// Has the daemon live where a process does that the test started, as far as files and processes go.
     pub fn live_with(&mut self, jail: Jail) -> &mut Self {
-        self.jail = Some(jail);
+        self.jail = Some(Arc::new(jail));
         self
     }
 
@@ -222,73 +226,108 @@ impl Host {
     /// When it does not become ready within its bound; with its log.
     #[must_use]
     pub fn start(&self) -> Daemon {
+        self.start_version(&imds_path())
+    }
+
+    /// Starts the daemon from another binary.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    #[must_use]
+    pub fn start_version(&self, binary: &Path) -> Daemon {
         self.write_config();
-        Daemon::start(
-            &self.namespace,
-            &self.config_path(),
-            &self.state_dir(),
-            &self.dir.path().join("notify"),
-            Way {
-                environment: &self.environment,
-                options: &self.run_options,
-                jail: self.jail.as_ref(),
-            },
-        )
+        let start = Start {
+            binary: binary.to_owned(),
+            ..self.what_to_start()
+        };
+        Daemon::start(&self.namespace, start)
+    }
+
+    /// Starts the daemon under a service manager that keeps its sockets.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    #[must_use]
+    pub fn start_with(&self, store: &FdStore) -> Daemon {
+        self.write_config();
+        let start = Start {
+            store: Some(store.clone()),
+            ..self.what_to_start()
+        };
+        Daemon::start(&self.namespace, start)
     }
 
     /// Starts the daemon and kills it so long afterwards, wherever it is by then. A responder is left to itself.
     pub fn start_and_kill(&self, after: Duration) {
+        self.start_version_and_kill(&imds_path(), after);
+    }
+
+    /// The same from another binary.
+    pub fn start_version_and_kill(&self, binary: &Path, after: Duration) {
         self.write_config();
-        Daemon::start_and_kill(
-            &self.namespace,
-            &self.config_path(),
-            &self.state_dir(),
-            &self.dir.path().join("notify"),
-            after,
-        );
+        let start = Start {
+            binary: binary.to_owned(),
+            ..self.what_to_start()
+        };
+        Daemon::start_and_kill(&self.namespace, &start, after);
+    }
+
+    /// Another version: a copy of the binary, which is what an upgrade looks like to a responder. A responder speaks with
+    /// nobody but its own binary beyond the first words, so that it is the same code does not matter.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn another_version(&self, name: &str) -> PathBuf {
+        let copy = self.dir.path().join(name);
+        fs::copy(imds_path(), &copy).expect("the temporary directory takes a copy");
+        copy
+    }
+
+    fn what_to_start(&self) -> Start {
+        Start {
+            binary: imds_path(),
+            config: self.config_path(),
+            state_dir: self.state_dir(),
+            notify: self.dir.path().join("notify"),
+            environment: self.environment.clone(),
+            options: self.run_options.clone(),
+            jail: self.jail.clone(),
+            store: None,
+        }
     }
 
     /// Starts the daemon under strace and kills it when it makes its `n`-th of some system calls. Whether it came to that;
-    /// otherwise it served, and was stopped.
+    /// otherwise it served, and was stopped. A responder is left to itself.
     ///
     /// # Panics
-    /// When strace may not trace.
+    /// When strace may not trace, or the daemon ends otherwise.
     pub fn start_and_kill_at(&self, calls: &str, n: usize) -> bool {
-        /// What `timeout` says when the time is over.
-        const OVER: i32 = 124;
         self.write_config();
-        let (imds, config, state_dir) = (imds_path(), self.config_path(), self.state_dir());
-        let (trace, inject) = (
-            format!("trace={calls}"),
-            format!("inject={calls}:signal=SIGKILL:when={n}"),
-        );
-        let argv = [
-            "timeout",
-            "-k",
-            "2",
-            "3",
-            "strace",
-            "-f",
-            "-o",
-            "/dev/null",
-            "-e",
-            &trace,
-            "-e",
-            &inject,
-            text(&imds),
-            "run",
-            "--config",
-            text(&config),
-            "--state-dir",
-            text(&state_dir),
-        ];
-        let output = self.namespace.enter(|| run(&argv));
-        let is_killed = output.status.signal() == Some(libc::SIGKILL)
-            || output.status.code() == Some(128 + libc::SIGKILL);
-        assert!(
-            is_killed || output.status.code() == Some(OVER),
-            "strace: {output:?}"
-        );
+        let trace = self.dir.path().join("trace");
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-o", text(&trace)])
+            .args(["-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:signal=SIGKILL:when={n}")])
+            .arg(imds_path())
+            .args(["run", "--config", text(&self.config_path())])
+            .args(["--state-dir", text(&self.state_dir())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let strace = self.namespace.enter(|| strace.spawn());
+        let mut strace = strace.expect("strace can be started");
+        let is_killed = ends_by_itself_within(&mut strace, Duration::from_secs(3));
+        if is_killed {
+            eventually("strace tells of the kill", Duration::from_secs(2), || {
+                let said = fs::read_to_string(&trace).ok()?;
+                said.contains("+++ killed by SIGKILL").then_some(())
+            });
+        }
+        // It would follow the responder, which lives on; what it traces is let go.
+        strace.kill().ok();
+        strace.wait().expect("a killed child can be waited for");
         is_killed
     }
 
@@ -349,6 +388,15 @@ impl Host {
             .into_iter()
             .find_map(|counters| counters[name].as_u64());
         counted.unwrap_or_else(|| panic!("no counter {name} in {status}"))
+    }
+
+    /// Takes down everything that daemons made, as an operator does. None may run.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn take_down(&self) {
+        let output = self.imds(&["down", "--state-dir", text(&self.state_dir())]);
+        assert!(output.status.success(), "imds down: {output:?}");
     }
 
     /// Gives the host a way out, with a stand-in for its own metadata service behind it. The default routes leave by it,
@@ -420,6 +468,39 @@ impl Drop for Host {
             drop(run(&["ip", "netns", "delete", &name]));
         }
     }
+}
+
+/// Waits for the end of the daemon that strace runs, or for a time after which it is stopped. Whether it came to its end
+/// before.
+fn ends_by_itself_within(strace: &mut Child, within: Duration) -> bool {
+    let pid = Pid::from_raw(i32::try_from(strace.id()).expect("a process number is positive"));
+    let is_daemon = |child: &Pid| {
+        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"run")
+    };
+    let deadline = Instant::now() + within;
+    let mut daemon = None;
+    while Instant::now() < deadline {
+        if strace
+            .try_wait()
+            .expect("a child can be waited for")
+            .is_some()
+        {
+            return true;
+        }
+        match daemon {
+            Some(daemon) if !is_alive(daemon) => return true,
+            Some(_) => {}
+            None => daemon = children_of(pid).into_iter().find(is_daemon),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let daemon = daemon.expect("strace runs the daemon");
+    kill(daemon, Signal::SIGTERM).ok();
+    eventually("the end of a stopped daemon", within, || {
+        (!is_alive(daemon)).then_some(())
+    });
+    false
 }
 
 #[expect(

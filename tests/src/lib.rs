@@ -31,13 +31,16 @@ mod host;
 mod http;
 mod instance;
 mod jail;
+mod load;
 mod namespace;
 mod process;
 pub mod properties;
 mod random;
+mod service_manager;
 mod skip;
 mod sts;
 mod tap;
+mod trace;
 mod uplink;
 mod vector;
 mod vm;
@@ -55,15 +58,18 @@ pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
 pub use jail::Jail;
+pub use load::{Figures, Load};
 pub use namespace::Namespace;
 pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
-    network_of, program_exists, programs_of, run, users_of_network,
+    network_of, program_exists, programs_of, responders_of, run, users_of_network,
 };
 pub use random::Random;
+pub use service_manager::FdStore;
 pub use skip::{has_command, needs_root, path_of, skip};
 pub use sts::{Identity, Sts, StsCall};
 pub use tap::{Tap, Tun};
+pub use trace::{Outcome, Tracee};
 pub use uplink::{STAND_IN_ANSWER, Uplink};
 pub use vector::{check_vectors, shown_body};
 pub use vm::Machine;

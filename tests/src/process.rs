@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 
 /// Runs a command to its end, 30 seconds at most, in the namespace of the calling thread.
@@ -102,6 +105,25 @@ pub fn users_of_network(inode: u64) -> Vec<String> {
             .map(str::to_owned),
     );
     users
+}
+
+/// The responders of a state directory, the latest first: whoever listens on their sockets, in the kernel's words.
+#[must_use]
+pub fn responders_of(state_dir: &Path) -> Vec<Pid> {
+    let entries = fs::read_dir(state_dir.join("responders"));
+    let numbers = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable_by(|one, other| other.cmp(one));
+    let listener = |number: &u64| {
+        let path = state_dir.join("responders").join(number.to_string());
+        let stream = UnixStream::connect(path).ok()?;
+        let peer = getsockopt(&stream, sockopt::PeerCredentials).ok()?;
+        Some(Pid::from_raw(peer.pid()))
+    };
+    numbers.iter().filter_map(listener).collect()
 }
 
 /// The ids of the eBPF programs that a process holds.
