@@ -85,6 +85,11 @@ pub(super) const TESTS: &[Package] = &[
         why: "the fuzzers' runtime, which is in C++",
     },
     Package {
+        debian: "systemd",
+        probe: Probe::Program("systemd-analyze"),
+        why: "judging the unit; nothing of it is started",
+    },
+    Package {
         debian: "cpio",
         probe: Probe::Program("cpio"),
         why: "packing that guest's initramfs",
