@@ -6,6 +6,7 @@
 //! [`http`] (the rules of the service: one function, [`http::respond::respond`]) and [`config`] (what the operator wrote,
 //! made true). Everything else is an edge that hands these their arguments.
 
+pub mod api;
 pub mod capabilities;
 pub mod config;
 pub mod control;

@@ -1,0 +1,473 @@
+//! Refusals: EC2's error codes, their status, and the three envelopes in which a client looks for them.
+//!
+//! A refusal is always a 4xx. Clients repeat a 5xx, Terraform for minutes, so what is not supported is said to be so; only
+//! what is broken here, and may be whole at the next attempt, is [`Code::InternalError`].
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::xml::Xml;
+
+/// The services that have their endpoint here, as the scope of a signature names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// `ec2`
+    Ec2,
+    /// `sts`
+    Sts,
+    /// `iam`
+    Iam,
+    /// `sns`
+    Sns,
+    /// `config`
+    Config,
+    /// `ssm`
+    Ssm,
+    /// `events`
+    Events,
+    /// `monitoring`
+    CloudWatch,
+}
+
+/// How a service is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// EC2's own: a form, and XML without a wrapper around the result.
+    Ec2Query,
+    /// The plain query protocol: a form, and XML.
+    Query,
+    /// A JSON document each way.
+    Json,
+}
+
+impl Service {
+    /// Every service.
+    pub const ALL: [Self; 8] = [
+        Self::Ec2,
+        Self::Sts,
+        Self::Iam,
+        Self::Sns,
+        Self::Config,
+        Self::Ssm,
+        Self::Events,
+        Self::CloudWatch,
+    ];
+
+    /// Its name in a signature's scope.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ec2 => "ec2",
+            Self::Sts => "sts",
+            Self::Iam => "iam",
+            Self::Sns => "sns",
+            Self::Config => "config",
+            Self::Ssm => "ssm",
+            Self::Events => "events",
+            Self::CloudWatch => "monitoring",
+        }
+    }
+
+    /// The service of that name.
+    #[must_use]
+    pub fn from_scope(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|service| service.as_str() == name)
+    }
+
+    /// The service that `X-Amz-Target` names, for requests whose signature names none.
+    #[must_use]
+    pub fn from_target(target: &str) -> Option<Self> {
+        match target.split_once('.')?.0 {
+            "StarlingDoveService" => Some(Self::Config),
+            "AmazonSSM" => Some(Self::Ssm),
+            "AWSEvents" => Some(Self::Events),
+            "GraniteServiceVersion20100801" => Some(Self::CloudWatch),
+            _ => None,
+        }
+    }
+
+    /// How it is spoken to. CloudWatch was a query service and is a JSON service for the clients of today.
+    #[must_use]
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::Ec2 => Protocol::Ec2Query,
+            Self::Sts | Self::Iam | Self::Sns => Protocol::Query,
+            Self::Config | Self::Ssm | Self::Events | Self::CloudWatch => Protocol::Json,
+        }
+    }
+}
+
+/// Defines the codes, each with its status.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
+        /// An error code of the EC2 API (EC2 API Reference, "Error codes for the Amazon EC2 API").
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code as it stands in an answer.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// The status of an answer with it.
+            #[must_use]
+            pub fn status(self) -> u16 {
+                match self {
+                    $(Self::$name => $status,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The credentials are not accepted.
+    AuthFailure = "AuthFailure", 401;
+    /// It would have been done.
+    DryRunOperation = "DryRunOperation", 412;
+    /// The same client token with other parameters.
+    IdempotentParameterMismatch = "IdempotentParameterMismatch", 400;
+    /// The signature is not whole.
+    IncompleteSignature = "IncompleteSignature", 400;
+    /// An association is in the way.
+    IncorrectState = "IncorrectState", 400;
+    /// Not in the state that the instance is in.
+    IncorrectInstanceState = "IncorrectInstanceState", 400;
+    /// Something is broken here: clients try again.
+    InternalError = "InternalError", 500;
+    /// No such action.
+    InvalidAction = "InvalidAction", 400;
+    /// No such image.
+    InvalidAmiIdNotFound = "InvalidAMIID.NotFound", 400;
+    /// Not an image's id.
+    InvalidAmiIdMalformed = "InvalidAMIID.Malformed", 400;
+    /// No such association of an instance profile.
+    InvalidAssociationIdNotFound = "InvalidAssociationID.NotFound", 400;
+    /// A filter that is none.
+    InvalidFilter = "InvalidFilter", 400;
+    /// No such security group.
+    InvalidGroupNotFound = "InvalidGroup.NotFound", 400;
+    /// No such instance profile, or an ARN of something else.
+    InvalidIamInstanceProfile = "InvalidIamInstanceProfileArn.Malformed", 400;
+    /// Not an id of anything that is here.
+    InvalidId = "InvalidID", 400;
+    /// Not an instance's id.
+    InvalidInstanceIdMalformed = "InvalidInstanceID.Malformed", 400;
+    /// No such instance.
+    InvalidInstanceIdNotFound = "InvalidInstanceID.NotFound", 400;
+    /// No such instance type.
+    InvalidInstanceType = "InvalidInstanceType", 400;
+    /// A key that is none.
+    InvalidKeyFormat = "InvalidKey.Format", 400;
+    /// There is a key pair of that name.
+    InvalidKeyPairDuplicate = "InvalidKeyPair.Duplicate", 400;
+    /// No such key pair.
+    InvalidKeyPairNotFound = "InvalidKeyPair.NotFound", 400;
+    /// Not a token of a page that came before.
+    InvalidNextToken = "InvalidNextToken", 400;
+    /// Parameters that exclude each other.
+    InvalidParameterCombination = "InvalidParameterCombination", 400;
+    /// A value that is none of that parameter.
+    InvalidParameterValue = "InvalidParameterValue", 400;
+    /// No such subnet.
+    InvalidSubnetIdNotFound = "InvalidSubnetID.NotFound", 400;
+    /// User data that is too long or not in base64.
+    InvalidUserDataMalformed = "InvalidUserData.Malformed", 400;
+    /// No such volume.
+    InvalidVolumeNotFound = "InvalidVolume.NotFound", 400;
+    /// No such VPC.
+    InvalidVpcIdNotFound = "InvalidVpcID.NotFound", 400;
+    /// No such zone.
+    InvalidZoneNotFound = "InvalidZone.NotFound", 400;
+    /// No place left.
+    InstanceLimitExceeded = "InstanceLimitExceeded", 400;
+    /// Neither a form nor a query.
+    MalformedQueryString = "MalformedQueryString", 400;
+    /// No `Action`.
+    MissingAction = "MissingAction", 400;
+    /// A parameter is missing.
+    MissingParameter = "MissingParameter", 400;
+    /// Protected by an attribute of the instance.
+    OperationNotPermitted = "OperationNotPermitted", 400;
+    /// Signed too long ago.
+    RequestExpired = "RequestExpired", 400;
+    /// Another writer was faster, again and again.
+    RequestLimitExceeded = "RequestLimitExceeded", 503;
+    /// Larger than any request need be.
+    RequestEntityTooLarge = "RequestEntityTooLarge", 413;
+    /// More tags than a resource may have.
+    TagLimitExceeded = "TagLimitExceeded", 400;
+    /// The key may not do that.
+    UnauthorizedOperation = "UnauthorizedOperation", 403;
+    /// Not a parameter of the action.
+    UnknownParameter = "UnknownParameter", 400;
+    /// A feature of EC2's that is not here.
+    UnsupportedOperation = "UnsupportedOperation", 400;
+}
+
+/// Why a request is refused, in EC2's words. What went wrong inside is for the log, never in here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct Refusal {
+    /// The code.
+    pub code: Code,
+    /// For people.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal with these words.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// The action would have been done, had it not been a rehearsal.
+    #[must_use]
+    pub fn dry_run() -> Self {
+        Self::new(
+            Code::DryRunOperation,
+            "Request would have succeeded, but DryRun flag is set.",
+        )
+    }
+
+    /// The caller may not do that.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(
+            Code::UnauthorizedOperation,
+            "You are not authorized to perform this operation.",
+        )
+    }
+
+    /// No such action of that service.
+    #[must_use]
+    pub fn invalid_action(action: &str) -> Self {
+        Self::new(
+            Code::InvalidAction,
+            format!("The action {action} is not valid for this web service."),
+        )
+    }
+
+    /// A parameter must be given.
+    #[must_use]
+    pub fn missing(parameter: &str) -> Self {
+        Self::new(
+            Code::MissingParameter,
+            format!("The request must contain the parameter {parameter}"),
+        )
+    }
+
+    /// A parameter has a value that is none of its.
+    #[must_use]
+    pub fn invalid_value(value: &str, parameter: &str, right: impl fmt::Display) -> Self {
+        Self::new(
+            Code::InvalidParameterValue,
+            format!("Value ({value}) for parameter {parameter} is invalid. {right}"),
+        )
+    }
+
+    /// A feature of EC2's that is not here.
+    #[must_use]
+    pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::UnsupportedOperation, message)
+    }
+}
+
+/// An answer to a client: what goes over the wire but for the connection's own headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// The document.
+    pub body: Vec<u8>,
+}
+
+/// The kind of document of both query protocols.
+pub const XML: &str = "text/xml;charset=UTF-8";
+
+impl Reply {
+    /// The refusal in the envelope of that service.
+    #[must_use]
+    pub fn refusal(service: Service, refusal: &Refusal, request_id: &str) -> Self {
+        let code = spelling(service, refusal.code);
+        Self::error(
+            service,
+            code,
+            status(service, refusal.code),
+            &refusal.message,
+            request_id,
+        )
+    }
+
+    /// An error in the envelope of that service: EC2's clients find no code in another.
+    #[must_use]
+    pub fn error(
+        service: Service,
+        code: &str,
+        status: u16,
+        message: &str,
+        request_id: &str,
+    ) -> Self {
+        let mut xml = Xml::document();
+        match service.protocol() {
+            Protocol::Ec2Query => xml.within("Response", |xml| {
+                xml.within("Errors", |xml| {
+                    xml.within("Error", |xml| {
+                        xml.el("Code", code).el("Message", message);
+                    });
+                });
+                xml.el("RequestID", request_id);
+            }),
+            Protocol::Query => xml.within("ErrorResponse", |xml| {
+                xml.within("Error", |xml| {
+                    let side = if status < 500 { "Sender" } else { "Receiver" };
+                    xml.el("Type", side).el("Code", code).el("Message", message);
+                });
+                xml.el("RequestId", request_id);
+            }),
+            Protocol::Json => return Self::json_error(code, status, message),
+        };
+        Self {
+            status,
+            content_type: XML,
+            body: xml.into_bytes(),
+        }
+    }
+
+    fn json_error(code: &str, status: u16, message: &str) -> Self {
+        let body = serde_json::json!({ "__type": code, "message": message });
+        Self {
+            status,
+            content_type: "application/x-amz-json-1.1",
+            body: body.to_string().into_bytes(),
+        }
+    }
+}
+
+/// The same thing has other names elsewhere.
+fn spelling(service: Service, code: Code) -> &'static str {
+    match (service.protocol(), code) {
+        (Protocol::Query, Code::UnauthorizedOperation) => "AccessDenied",
+        (Protocol::Json, Code::UnauthorizedOperation) => "AccessDeniedException",
+        (Protocol::Json, Code::InvalidAction | Code::MissingAction) => "UnknownOperationException",
+        (Protocol::Json, Code::InternalError) => "InternalFailure",
+        (_, code) => code.as_str(),
+    }
+}
+
+fn status(service: Service, code: Code) -> u16 {
+    match (service.protocol(), code) {
+        // No operation of these services has an error of another status in the model.
+        (Protocol::Json, code) if code.status() < 500 => 400,
+        (_, code) => code.status(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(service: Service, refusal: &Refusal, status: u16, body: &str) {
+        let reply = Reply::refusal(service, refusal, "4a");
+        assert_eq!(
+            (reply.status, String::from_utf8_lossy(&reply.body).as_ref()),
+            (status, body)
+        );
+    }
+
+    #[test]
+    fn every_service_has_its_own_envelope() {
+        let refusal = Refusal::new(Code::InvalidParameterValue, "not <this>");
+        check(
+            Service::Ec2,
+            &refusal,
+            400,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>InvalidParameterValue</Code>\
+             <Message>not &lt;this&gt;</Message></Error></Errors><RequestID>4a</RequestID></Response>",
+        );
+        check(
+            Service::Sts,
+            &refusal,
+            400,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ErrorResponse><Error><Type>Sender</Type>\
+             <Code>InvalidParameterValue</Code><Message>not &lt;this&gt;</Message></Error>\
+             <RequestId>4a</RequestId></ErrorResponse>",
+        );
+        check(
+            Service::Config,
+            &refusal,
+            400,
+            r#"{"__type":"InvalidParameterValue","message":"not <this>"}"#,
+        );
+    }
+
+    #[test]
+    fn the_same_refusal_has_the_name_and_status_of_its_service() {
+        for (service, expected) in [
+            (Service::Ec2, (403, "UnauthorizedOperation")),
+            (Service::Iam, (403, "AccessDenied")),
+            (Service::CloudWatch, (400, "AccessDeniedException")),
+        ] {
+            let reply = Reply::refusal(service, &Refusal::unauthorized(), "4a");
+            let body = String::from_utf8(reply.body).unwrap();
+            assert!(
+                reply.status == expected.0 && body.contains(&format!("{}", expected.1)),
+                "{service:?} {} {body}",
+                reply.status
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_never_repeated_by_a_client_but_for_what_may_succeed_next_time() {
+        let repeated: Vec<_> = Code::ALL
+            .iter()
+            .filter(|code| code.status() >= 500)
+            .collect();
+        assert_eq!(
+            repeated,
+            [&Code::InternalError, &Code::RequestLimitExceeded]
+        );
+    }
+
+    #[test]
+    fn a_service_is_known_by_scope_or_target() {
+        for service in Service::ALL {
+            assert_eq!(Service::from_scope(service.as_str()), Some(service));
+        }
+        assert_eq!(Service::from_scope("s3"), None);
+        for (target, service) in [
+            (
+                "StarlingDoveService.DescribeConfigRules",
+                Some(Service::Config),
+            ),
+            (
+                "GraniteServiceVersion20100801.GetMetricData",
+                Some(Service::CloudWatch),
+            ),
+            ("AmazonSSM.GetAutomationExecution", Some(Service::Ssm)),
+            ("AWSEvents.PutRule", Some(Service::Events)),
+            ("DynamoDB_20120810.GetItem", None),
+            ("AmazonSSM", None),
+        ] {
+            assert_eq!(Service::from_target(target), service, "{target}");
+        }
+    }
+}
