@@ -25,5 +25,6 @@ pub mod netns;
 pub mod responder;
 pub mod service_manager;
 pub mod state;
+pub mod store;
 pub mod teardown;
 pub mod token;
