@@ -26,5 +26,6 @@ pub mod netns;
 pub mod responder;
 pub mod service_manager;
 pub mod state;
+pub mod store;
 pub mod teardown;
 pub mod token;

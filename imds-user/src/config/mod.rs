@@ -95,7 +95,8 @@ pub struct Installation {
 }
 
 /// Name of a network interface, as Linux allows them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "Box<str>")]
 pub struct PortName(Box<str>);
 
 /// A text that is no name of a network interface.
@@ -128,6 +129,20 @@ impl FromStr for PortName {
             return Err(PortNameError(text.to_owned()));
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for PortName {
+    type Error = PortNameError;
+
+    fn try_from(text: String) -> Result<Self, PortNameError> {
+        text.parse()
+    }
+}
+
+impl From<PortName> for Box<str> {
+    fn from(name: PortName) -> Self {
+        name.0
     }
 }
 

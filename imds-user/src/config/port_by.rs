@@ -6,11 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::PortName;
 use crate::instance::MacAddress;
 
 /// How the port of a guest is found.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PortBy {
     /// The interface of this name, also when it was made anew.
     Name(PortName),
@@ -37,7 +40,8 @@ pub enum Origin {
 }
 
 /// Name of a network namespace, as `ip netns` has it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "Box<str>")]
 pub struct NetnsName(Box<str>);
 
 /// A text that is no name of a network namespace.
@@ -64,6 +68,20 @@ impl FromStr for NetnsName {
             return Err(NetnsNameError(text.to_owned()));
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for NetnsName {
+    type Error = NetnsNameError;
+
+    fn try_from(text: String) -> Result<Self, NetnsNameError> {
+        text.parse()
+    }
+}
+
+impl From<NetnsName> for Box<str> {
+    fn from(name: NetnsName) -> Self {
+        name.0
     }
 }
 

@@ -3,8 +3,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One source. Instances with equal sources share it: it is asked once for all of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CredentialSource {
     /// A command of the host.
     Process(CredentialProcess),
@@ -13,7 +16,7 @@ pub enum CredentialSource {
 }
 
 /// A command that prints credentials as the `credential_process` of the AWS CLI does.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CredentialProcess {
     /// Absolute path, or a name to be found in PATH.
     pub program: Box<str>,
@@ -24,7 +27,7 @@ pub struct CredentialProcess {
 }
 
 /// A role of IAM that the host may assume.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AssumeRole {
     /// `arn:aws:iam::…:role/…`
     pub role_arn: Box<str>,

@@ -193,6 +193,14 @@ resource_id!(
     /// Id of a Dedicated Host.
     DedicatedHostId, "h-", "a dedicated host"
 );
+resource_id!(
+    /// Id of a key pair.
+    KeyPairId, "key-", "a key pair"
+);
+resource_id!(
+    /// Id of the association of an instance with an instance profile.
+    ProfileAssociationId, "iip-assoc-", "an instance profile association"
+);
 
 /// Id of an account: 12 decimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

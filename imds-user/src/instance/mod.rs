@@ -22,15 +22,18 @@ pub mod time;
 
 use std::fmt;
 
+use base64::Engine;
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use credentials::{Credentials, InstanceProfile, Role, Secret};
 pub use details::Details;
 pub use host::{Host, Zone};
 pub use id::{
-    AccountId, ImageId, InstanceId, NetworkInterfaceId, ReservationId, SecurityGroupId, SubnetId,
-    VpcId,
+    AccountId, ImageId, InstanceId, KeyPairId, NetworkInterfaceId, ProfileAssociationId,
+    ReservationId, SecurityGroupId, SubnetId, VpcId,
 };
 pub use limits::Limits;
 pub use network::{Ipv4Cidr, Ipv6Cidr, MacAddress, NetworkInterface, SecurityGroup, Subnet};
@@ -120,8 +123,7 @@ pub struct Tag {
 
 /// User data: at most [`USER_DATA_BYTES_MAX`] bytes, shared with the answers that carry it. `Debug` shows the length
 /// only, for people put passwords there.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Bytes", into = "Bytes")]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UserData(Bytes);
 
 /// User data over the limit.
@@ -151,9 +153,26 @@ impl TryFrom<Bytes> for UserData {
     }
 }
 
-impl From<UserData> for Bytes {
-    fn from(user_data: UserData) -> Self {
-        user_data.0
+/// In base64 where people may read it.
+impl Serialize for UserData {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(&Base64Display::new(&self.0, &STANDARD))
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UserData {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            STANDARD.decode(text).map_err(de::Error::custom)?.into()
+        } else {
+            Bytes::deserialize(deserializer)?
+        };
+        Self::try_from(bytes).map_err(de::Error::custom)
     }
 }
 

@@ -91,6 +91,19 @@ pub struct RunsWith {
 }
 
 impl Life {
+    /// The life of an instance to which nothing happened.
+    pub const NOTHING: Self = Self {
+        stopped: None,
+        started: None,
+        runs_with: None,
+        spot_interruption: None,
+        rebalance_notice: None,
+        maintenance_events: Vec::new(),
+        target_lifecycle_state: None,
+        hibernation_configured: None,
+        planned: Vec::new(),
+    };
+
     /// Whether it runs.
     #[must_use]
     pub fn state(&self) -> State {
@@ -194,17 +207,7 @@ impl Lives {
     /// What happened to an instance.
     #[must_use]
     pub fn of(&self, id: InstanceId) -> &Life {
-        static NOTHING: Life = Life {
-            stopped: None,
-            started: None,
-            runs_with: None,
-            spot_interruption: None,
-            rebalance_notice: None,
-            maintenance_events: Vec::new(),
-            target_lifecycle_state: None,
-            hibernation_configured: None,
-            planned: Vec::new(),
-        };
+        static NOTHING: Life = Life::NOTHING;
         self.instances.get(&id).unwrap_or(&NOTHING)
     }
 
