@@ -154,8 +154,6 @@ codes! {
     InvalidAmiIdMalformed = "InvalidAMIID.Malformed", 400;
     /// No such association of an instance profile.
     InvalidAssociationIdNotFound = "InvalidAssociationID.NotFound", 400;
-    /// A filter that is none.
-    InvalidFilter = "InvalidFilter", 400;
     /// No such security group.
     InvalidGroupNotFound = "InvalidGroup.NotFound", 400;
     /// No such instance profile, or an ARN of something else.
@@ -172,8 +170,14 @@ codes! {
     InvalidKeyFormat = "InvalidKey.Format", 400;
     /// There is a key pair of that name.
     InvalidKeyPairDuplicate = "InvalidKeyPair.Duplicate", 400;
+    /// No address left.
+    InsufficientFreeAddressesInSubnet = "InsufficientFreeAddressesInSubnet", 400;
     /// No such key pair.
     InvalidKeyPairNotFound = "InvalidKeyPair.NotFound", 400;
+    /// An address that somebody has.
+    InvalidIpAddressInUse = "InvalidIPAddress.InUse", 400;
+    /// No such network interface.
+    InvalidNetworkInterfaceIdNotFound = "InvalidNetworkInterfaceID.NotFound", 400;
     /// Not a token of a page that came before.
     InvalidNextToken = "InvalidNextToken", 400;
     /// Parameters that exclude each other.
@@ -188,8 +192,6 @@ codes! {
     InvalidVolumeNotFound = "InvalidVolume.NotFound", 400;
     /// No such VPC.
     InvalidVpcIdNotFound = "InvalidVpcID.NotFound", 400;
-    /// No such zone.
-    InvalidZoneNotFound = "InvalidZone.NotFound", 400;
     /// No place left.
     InstanceLimitExceeded = "InstanceLimitExceeded", 400;
     /// Neither a form nor a query.

@@ -4,7 +4,10 @@
 //! say, [`fault`] and [`xml`] write answers. None of it has a clock, a socket or a file, and everything a client can send is
 //! bounded.
 
+pub mod call;
+pub mod ec2;
 pub mod fault;
 pub mod query;
 pub mod sigv4;
+pub mod sts;
 pub mod xml;

@@ -134,16 +134,10 @@ impl Query {
         names
     }
 
-    /// Every name and its value, in order: what two calls are compared by. Values may be secrets: not for a log.
+    /// Every name and its value, in order. Values may be secrets: not for a log.
     #[must_use]
     pub fn fields(&self) -> Vec<(String, String)> {
-        let mut fields = Vec::new();
-        collect(&self.root, "", &mut |name, node| {
-            if let Some(value) = &node.value {
-                fields.push((name.to_owned(), value.clone()));
-            }
-        });
-        fields
+        self.params().fields()
     }
 }
 
@@ -235,6 +229,20 @@ impl<'a> Params<'a> {
             place.path = join(&place.path, segment);
         }
         place
+    }
+
+    /// Every name from here on and its value, in order: what two calls are compared by. Values may be secrets: not for a log.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        if let Some(node) = self.node {
+            collect(node, "", &mut |name, node| {
+                if let Some(value) = &node.value {
+                    fields.push((name.to_owned(), value.clone()));
+                }
+            });
+        }
+        fields
     }
 
     /// The whole name, as messages have it.
@@ -365,11 +373,17 @@ impl<'a> Params<'a> {
         })
     }
 
-    /// The items of a list, in the order of their numbers.
+    /// The items of a list, in the order of their numbers. An item that is nothing but an empty text is none.
     ///
     /// # Errors
     /// When something that is no number stands for one, or there are too many.
     pub fn list(&self, name: &str) -> Result<Vec<Self>, Refusal> {
+        let mut items = self.items(name)?;
+        items.retain(Self::has_something);
+        Ok(items)
+    }
+
+    fn items(&self, name: &str) -> Result<Vec<Self>, Refusal> {
         let place = self.at(name);
         let Some(node) = place.node else {
             return Ok(Vec::new());
@@ -381,22 +395,21 @@ impl<'a> Params<'a> {
             );
             return Err(Refusal::new(Code::InvalidParameterValue, message));
         }
-        let mut items = Vec::with_capacity(node.children.len());
-        for (segment, child) in &node.children {
+        let items = node.children.iter();
+        let items = items.map(|(segment, child)| {
             let path = join(&place.path, segment);
             match segment {
-                Segment::Index(_) => items.push(Self {
+                Segment::Index(_) => Ok(Self {
                     node: Some(child),
                     path,
                 }),
                 Segment::Name(_) => {
                     let message = format!("The parameter {path} is not recognized");
-                    return Err(Refusal::new(Code::UnknownParameter, message));
+                    Err(Refusal::new(Code::UnknownParameter, message))
                 }
             }
-        }
-        items.retain(Self::has_something);
-        Ok(items)
+        });
+        items.collect()
     }
 
     /// Whether a client said anything here, be it that a value is empty.
@@ -405,6 +418,15 @@ impl<'a> Params<'a> {
             node.children.is_empty() && node.value.as_deref().is_none_or(str::is_empty)
         };
         self.node.is_some_and(|node| !is_empty_text(node))
+    }
+
+    /// The texts of a list that may be empty: the values of a filter.
+    ///
+    /// # Errors
+    /// As [`Params::list`].
+    pub fn literals(&self, name: &str) -> Result<Vec<&'a str>, Refusal> {
+        let items = self.items(name)?;
+        Ok(items.iter().filter_map(Self::own_literal).collect())
     }
 
     /// The texts of a list, in the order of their numbers.
@@ -502,6 +524,7 @@ mod tests {
         assert_eq!(filters[0].required("Name").unwrap(), "n");
         assert_eq!(filters[0].texts("Value").unwrap(), ["x", "y"]);
         assert_eq!(params.texts("E").unwrap(), [""; 0]);
+        assert_eq!(params.literals("E").unwrap(), [""]);
         assert_eq!(params.texts("None").unwrap(), [""; 0]);
     }
 

@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod file;
+pub mod ground;
 mod made_up;
 pub mod mould;
 pub mod nearest;
@@ -23,6 +24,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use ground::Ground;
 pub use pattern::Pattern;
 pub use port_by::{Origin, PortBy};
 

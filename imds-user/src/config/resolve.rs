@@ -40,11 +40,11 @@ use crate::instance::{
 /// As many as there are slots.
 const INSTANCES_MAX: usize = 1 << 16;
 /// Tags of an instance, not counting `aws:` ones (EC2 User Guide, "Tag restrictions").
-const TAGS_MAX: usize = 50;
+pub const TAGS_MAX: usize = 50;
 /// Characters of a tag's key.
-const TAG_KEY_MAX: usize = 128;
+pub const TAG_KEY_MAX: usize = 128;
 /// Characters of a tag's value.
-const TAG_VALUE_MAX: usize = 256;
+pub const TAG_VALUE_MAX: usize = 256;
 /// Where instances are if nothing is said.
 const DEFAULT_REGION: &str = "us-east-1";
 /// What instances are if nothing is said.
@@ -846,6 +846,14 @@ fn tags(entry: &BTreeMap<Text, Text>, in_metadata: Switch) -> Result<Box<[Tag]>,
         .collect()
 }
 
+/// Whether a tag with this key can be served under `tags/instance` (EC2 User Guide, "View tags for your EC2 instances using
+/// instance metadata").
+#[must_use]
+pub fn is_servable_tag_key(key: &str) -> bool {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || "+-=.,_:@".contains(c);
+    !matches!(key, "." | ".." | "_index") && key.chars().all(is_fit)
+}
+
 fn tag(key: &Text, value: &Text, in_metadata: Switch) -> Result<Tag, Problem> {
     let n_characters = key.get_ref().chars().count();
     if n_characters == 0 || n_characters > TAG_KEY_MAX {
@@ -860,9 +868,7 @@ fn tag(key: &Text, value: &Text, in_metadata: Switch) -> Result<Tag, Problem> {
             format!("a tag's value has at most {TAG_VALUE_MAX} characters"),
         ));
     }
-    let is_fit = |c: char| c.is_ascii_alphanumeric() || "+-=.,_:@".contains(c);
-    let is_reserved = matches!(key.get_ref().as_str(), "." | ".." | "_index");
-    if in_metadata.is_enabled() && (is_reserved || !key.get_ref().chars().all(is_fit)) {
+    if in_metadata.is_enabled() && !is_servable_tag_key(key.get_ref()) {
         let message = format!(
             "`{}` cannot be served under tags/instance: use letters, digits and + - = . , _ : @ in keys, or \
              disable instance-metadata-tags",

@@ -82,6 +82,26 @@ pub fn identity_document(host: &Host, instance: &Instance) -> String {
     categories::identity_document(view)
 }
 
+/// What the instance is called in its VPC: `local-hostname`.
+#[must_use]
+pub fn private_hostname(host: &Host, instance: &Instance) -> String {
+    text_at(host, instance, "/latest/meta-data/local-hostname")
+}
+
+/// What the instance is called outside: `public-hostname`, empty where there is none.
+#[must_use]
+pub fn public_hostname(host: &Host, instance: &Instance) -> String {
+    text_at(host, instance, "/latest/meta-data/public-hostname")
+}
+
+fn text_at(host: &Host, instance: &Instance, path: &str) -> String {
+    let found = Path::parse(path).and_then(|path| lookup(host, instance, &path, UnixSeconds(0)));
+    match found {
+        Some(Found::Text(text)) => String::from_utf8_lossy(&text).into_owned(),
+        _ => String::new(),
+    }
+}
+
 const DYNAMIC_SINCE: ApiVersion = ApiVersion::since("2009-04-04");
 
 /// What a version is listed with: directories without a slash here, and user data even when there is none.

@@ -1,0 +1,76 @@
+//! EC2: an action is a row here and a function in the file of its subject. All are pure (see [`super::call`]).
+//!
+//! What is missing is refused as `InvalidAction`, and what is there but cannot be had on this host as
+//! `UnsupportedOperation`: never in a way that clients repeat.
+
+mod attributes;
+mod defaults;
+mod describe;
+mod filter;
+mod instance;
+mod key_pairs;
+mod launch;
+mod options;
+mod page;
+mod places;
+mod power;
+mod profiles;
+pub mod settle;
+mod tags;
+mod types;
+
+use super::call::{Action, Call, Outcome, answer};
+use super::fault::Refusal;
+
+/// What may be called.
+pub const ACTIONS: &[Action] = &[
+    Action::writes("AssociateIamInstanceProfile", profiles::associate),
+    Action::writes("CreateKeyPair", key_pairs::create),
+    Action::writes("CreateTags", tags::create),
+    Action::writes("DeleteKeyPair", key_pairs::delete),
+    Action::writes("DeleteTags", tags::delete),
+    Action::reads("DescribeAvailabilityZones", places::zones),
+    Action::reads("DescribeIamInstanceProfileAssociations", profiles::describe),
+    Action::reads("DescribeImages", places::images),
+    Action::reads("DescribeInstanceAttribute", attributes::describe),
+    Action::reads(
+        "DescribeInstanceCreditSpecifications",
+        attributes::describe_credits,
+    ),
+    Action::reads("DescribeInstanceStatus", describe::status),
+    Action::reads("DescribeInstanceTypes", types::describe),
+    Action::reads("DescribeInstances", describe::instances),
+    Action::reads("DescribeKeyPairs", key_pairs::describe),
+    Action::reads("DescribeRegions", places::regions),
+    Action::reads("DescribeSecurityGroups", places::security_groups),
+    Action::reads("DescribeSubnets", places::subnets),
+    Action::reads("DescribeTags", tags::describe),
+    Action::reads("DescribeVolumes", places::volumes),
+    Action::reads("DescribeVpcs", places::vpcs),
+    Action::writes("DisassociateIamInstanceProfile", profiles::disassociate),
+    Action::reads("GetInstanceMetadataDefaults", defaults::get),
+    Action::writes("ImportKeyPair", key_pairs::import),
+    Action::writes("ModifyInstanceAttribute", attributes::modify),
+    Action::writes("ModifyInstanceMetadataDefaults", defaults::modify),
+    Action::writes("ModifyInstanceMetadataOptions", options::modify),
+    Action::writes(
+        "ModifyNetworkInterfaceAttribute",
+        attributes::modify_interface,
+    ),
+    Action::writes("MonitorInstances", power::monitor),
+    Action::writes("RebootInstances", power::reboot),
+    Action::writes("ReplaceIamInstanceProfileAssociation", profiles::replace),
+    Action::writes("RunInstances", launch::run),
+    Action::writes("StartInstances", power::start),
+    Action::writes("StopInstances", power::stop),
+    Action::writes("TerminateInstances", power::terminate),
+    Action::writes("UnmonitorInstances", power::unmonitor),
+];
+
+/// Answers a call.
+///
+/// # Errors
+/// In EC2's words.
+pub fn run(call: &Call<'_>) -> Result<Outcome, Refusal> {
+    answer(ACTIONS, call)
+}

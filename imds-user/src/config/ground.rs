@@ -1,0 +1,76 @@
+//! What a launch through the API finds here: a network, a security group, images, and names for what is made up.
+
+use std::sync::Arc;
+
+use super::Installation;
+use super::made_up::MadeUp;
+use crate::instance::{Host, ImageId, SecurityGroup, Subnet, VpcId};
+
+/// The name of the group that every VPC has.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// An image that instances may be launched of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// `ami-…`
+    pub id: ImageId,
+    /// Its name.
+    pub name: Box<str>,
+    /// Whether it says `imdsSupport` `v2.0`: then its instances begin with tokens required, unless something says otherwise.
+    pub has_imds_v2: bool,
+}
+
+/// Where launches land: the default network of the account, as EC2 gives one to each.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// What all instances share.
+    pub host: Host,
+    /// The subnet of the host's zone in the default VPC.
+    pub subnet: Arc<Subnet>,
+    /// The group of instances that name none.
+    pub group: SecurityGroup,
+    /// What may be launched. Never empty.
+    pub images: Vec<Image>,
+    installation: Installation,
+}
+
+impl Ground {
+    /// Of an installation: the same network and image that instances of the file have which do not say theirs.
+    #[must_use]
+    pub fn of(host: Host, installation: Installation) -> Self {
+        let made_up = MadeUp::of(&installation);
+        let subnet = made_up.default_subnet(&host.zone, true);
+        let group = SecurityGroup {
+            id: made_up.security_group_id(subnet.vpc_id, DEFAULT_GROUP),
+            name: DEFAULT_GROUP.into(),
+        };
+        let image = Image {
+            id: made_up.image_id(),
+            name: "imds-guest".into(),
+            has_imds_v2: false,
+        };
+        Self {
+            host,
+            subnet: Arc::new(subnet),
+            group,
+            images: vec![image],
+            installation,
+        }
+    }
+
+    /// The id of the instance profile with this name, the same that it has in the file.
+    #[must_use]
+    pub fn instance_profile_id(&self, name: &str) -> Box<str> {
+        let made_up = MadeUp::of(&self.installation);
+        made_up.instance_profile_id(name).into()
+    }
+
+    /// The security group of a VPC that has this name, the same that it has in the file.
+    #[must_use]
+    pub fn security_group(&self, vpc: VpcId, name: &str) -> SecurityGroup {
+        SecurityGroup {
+            id: MadeUp::of(&self.installation).security_group_id(vpc, name),
+            name: name.into(),
+        }
+    }
+}
