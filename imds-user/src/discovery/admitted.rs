@@ -1,5 +1,7 @@
 //! Guests that a person admitted with `imds admit`. Pure; the state directory keeps them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::PortName;
@@ -7,7 +9,7 @@ use crate::config::pairs::Pairs;
 use crate::netns::link::Mac;
 
 /// One of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admission {
     /// The port.
@@ -44,6 +46,19 @@ pub struct Interface {
 pub struct Admitted {
     /// In the order in which they were admitted.
     pub admissions: Vec<Admission>,
+}
+
+/// Shows no values of keys: user data may be among them.
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<&String> = self.keys.iter().map(|(key, _)| key).collect();
+        f.debug_struct("Admission")
+            .field("port", &self.port)
+            .field("to", &self.to)
+            .field("name", &self.name)
+            .field("keys", &keys)
+            .finish()
+    }
 }
 
 impl Admission {

@@ -101,7 +101,8 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FieldChange {
-    /// Its name, in the words of the configuration file: `metadata-options.http-tokens`.
+    /// Its name, in the words of the configuration file: `metadata-options.http-tokens`. Empty if all of a record came or
+    /// went.
     pub field: Box<str>,
     /// What it had; none if it was not there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +112,9 @@ pub struct FieldChange {
     pub new: Option<Value>,
 }
 
+/// The name of the field that is all of a record.
+pub const WHOLE: &str = "";
+
 /// `http-tokens: optional → required`
 impl fmt::Display for FieldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,6 +123,8 @@ impl fmt::Display for FieldChange {
             other => other.to_string(),
         };
         match (&self.old, &self.new) {
+            (_, Some(_)) if &*self.field == WHOLE => f.write_str("added"),
+            (_, None) if &*self.field == WHOLE => f.write_str("removed"),
             (Some(old), Some(new)) => {
                 write!(f, "{}: {} → {}", self.field, text(old), text(new))
             }
@@ -129,17 +135,19 @@ impl fmt::Display for FieldChange {
     }
 }
 
-/// What is different between two records, or a record and none.
+/// What is different between two records. One that comes or goes is one change, of all that it is.
 #[must_use]
 pub fn difference(old: Option<&Tree>, new: Option<&Tree>) -> Vec<FieldChange> {
-    let nothing = Tree::default();
     let mut changes = Vec::new();
-    compare_tables(
-        "",
-        old.unwrap_or(&nothing),
-        new.unwrap_or(&nothing),
-        &mut changes,
-    );
+    match (old, new) {
+        (None, None) => {}
+        (Some(old), Some(new)) => compare_tables("", old, new, &mut changes),
+        (old, new) => changes.push(FieldChange {
+            field: WHOLE.into(),
+            old: old.map(Tree::for_anybody),
+            new: new.map(Tree::for_anybody),
+        }),
+    }
     changes
 }
 

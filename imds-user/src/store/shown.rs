@@ -442,9 +442,7 @@ fn of_source(tree: &mut Tree, source: &CredentialSource) {
         CredentialSource::AssumeRole(role) => {
             tree.text("assume-role-arn", &role.role_arn);
             tree.text("session-name", &role.session_name);
-            if let Some(id) = &role.external_id {
-                tree.secret("external-id", id.to_string(), HIDDEN);
-            }
+            tree.some_text("external-id", role.external_id.as_ref());
             tree.value("session-duration-seconds", role.duration_seconds);
             tree.some_text("endpoint-url", role.endpoint_url.as_ref());
         }
