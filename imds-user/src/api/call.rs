@@ -139,6 +139,8 @@ pub struct Action {
     pub effect: Effect,
     /// What it does.
     pub run: fn(&Call<'_>) -> Result<Outcome, Refusal>,
+    /// Whether it computes for so long that it is to be done on a copy of the records.
+    pub takes_long: bool,
 }
 
 impl Action {
@@ -151,6 +153,7 @@ impl Action {
             name,
             effect: Effect::Reads,
             run,
+            takes_long: false,
         }
     }
 
@@ -163,20 +166,29 @@ impl Action {
             name,
             effect: Effect::Writes,
             run,
+            takes_long: false,
         }
     }
 }
 
-/// Answers a call of a service with these actions.
+impl Action {
+    /// The same, when it computes for long.
+    pub(super) const fn taking_long(self) -> Self {
+        Self {
+            takes_long: true,
+            ..self
+        }
+    }
+}
+
+/// Answers a call of an action.
 ///
 /// A rehearsal (`DryRun`) is judged like the real thing: what would be refused is refused, and only what would have been
 /// done is not.
 ///
 /// # Errors
 /// In EC2's words.
-pub(super) fn answer(actions: &[Action], call: &Call<'_>) -> Result<Outcome, Refusal> {
-    let action = actions.iter().find(|action| action.name == call.action);
-    let action = action.ok_or_else(|| Refusal::invalid_action(call.action))?;
+pub fn answer(action: &Action, call: &Call<'_>) -> Result<Outcome, Refusal> {
     if action.effect == Effect::Writes && call.caller.role == KeyRole::ReadOnly {
         return Err(Refusal::unauthorized());
     }
@@ -188,18 +200,23 @@ pub(super) fn answer(actions: &[Action], call: &Call<'_>) -> Result<Outcome, Ref
     Ok(outcome)
 }
 
-/// The name that a call's parameters give its action.
+/// The action that parameters name, of those that a service has.
 ///
 /// # Errors
-/// `MissingAction`.
-pub fn action_of<'a>(params: &Params<'a>) -> Result<&'a str, Refusal> {
+/// `MissingAction`, `InvalidAction`.
+pub fn action_of(
+    actions: &'static [Action],
+    params: &Params<'_>,
+) -> Result<&'static Action, Refusal> {
     let _version = params.text("Version");
-    params.text("Action").ok_or_else(|| {
+    let name = params.text("Action").ok_or_else(|| {
         Refusal::new(
             Code::MissingAction,
             "The request is missing an action. Please specify an action.",
         )
-    })
+    })?;
+    let found = actions.iter().find(|action| action.name == name);
+    found.ok_or_else(|| Refusal::invalid_action(name))
 }
 
 /// EC2's name space.

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::sigv4::Fault;
 use super::xml::Xml;
 
 /// The services that have their endpoint here, as the scope of a signature names them.
@@ -297,12 +298,11 @@ pub struct Reply {
     pub status: u16,
     /// `Content-Type`.
     pub content_type: &'static str,
+    /// `x-amzn-RequestId`: where JSON has its id, and the others theirs a second time.
+    pub request_id: String,
     /// The document.
     pub body: Vec<u8>,
 }
-
-/// The kind of document of both query protocols.
-pub const XML: &str = "text/xml;charset=UTF-8";
 
 impl Reply {
     /// The refusal in the envelope of that service.
@@ -316,6 +316,43 @@ impl Reply {
             &refusal.message,
             request_id,
         )
+    }
+
+    /// The refusal of somebody who is not known, in the words of that service. Which of the two is wrong, key or signature,
+    /// EC2 does not say.
+    #[must_use]
+    pub fn unknown_caller(service: Service, fault: &Fault, request_id: &str) -> Self {
+        const EC2: &str = "AWS was not able to validate the provided access credentials";
+        const TOKEN: &str = "The security token included in the request is invalid.";
+        const SIGNATURE: &str = "The request signature we calculated does not match the signature you provided. Check your \
+                                 AWS Secret Access Key and signing method.";
+        use Protocol::{Ec2Query, Json, Query};
+        let protocol = service.protocol();
+        let (status, code, message) = match (fault, protocol) {
+            (Fault::Incomplete(why), Json) => (400, "IncompleteSignatureException", *why),
+            (Fault::Incomplete(why), _) => (400, "IncompleteSignature", *why),
+            (Fault::NotNow, Ec2Query) => (400, "RequestExpired", "Request has expired."),
+            (_, Ec2Query) => (401, "AuthFailure", EC2),
+            (Fault::Unsigned, Query) => (
+                403,
+                "MissingAuthenticationToken",
+                "Request is missing Authentication Token",
+            ),
+            (Fault::Unsigned, Json) => (
+                403,
+                "MissingAuthenticationTokenException",
+                "Missing Authentication Token",
+            ),
+            (Fault::UnknownKey | Fault::Token, Query) => (403, "InvalidClientTokenId", TOKEN),
+            (Fault::UnknownKey | Fault::Token, Json) => (400, "UnrecognizedClientException", TOKEN),
+            (Fault::Mismatch, Query) => (403, "SignatureDoesNotMatch", SIGNATURE),
+            (Fault::Mismatch, Json) => (400, "InvalidSignatureException", SIGNATURE),
+            (Fault::Scope, Query) => (403, "SignatureDoesNotMatch", SCOPE),
+            (Fault::Scope, Json) => (400, "InvalidSignatureException", SCOPE),
+            (Fault::NotNow, Query) => (403, "SignatureDoesNotMatch", "Signature expired"),
+            (Fault::NotNow, Json) => (400, "InvalidSignatureException", "Signature expired"),
+        };
+        Self::error(service, code, status, message, request_id)
     }
 
     /// An error in the envelope of that service: EC2's clients find no code in another.
@@ -344,24 +381,32 @@ impl Reply {
                 });
                 xml.el("RequestId", request_id);
             }),
-            Protocol::Json => return Self::json_error(code, status, message),
+            Protocol::Json => {
+                let body = serde_json::json!({ "__type": code, "message": message });
+                return Self {
+                    status,
+                    content_type: "application/x-amz-json-1.1",
+                    request_id: request_id.to_owned(),
+                    body: body.to_string().into_bytes(),
+                };
+            }
         };
-        Self {
-            status,
-            content_type: XML,
-            body: xml.into_bytes(),
-        }
+        Self::xml(status, xml.into_bytes(), request_id)
     }
 
-    fn json_error(code: &str, status: u16, message: &str) -> Self {
-        let body = serde_json::json!({ "__type": code, "message": message });
+    /// A document of one of the query protocols.
+    #[must_use]
+    pub fn xml(status: u16, body: Vec<u8>, request_id: &str) -> Self {
         Self {
             status,
-            content_type: "application/x-amz-json-1.1",
-            body: body.to_string().into_bytes(),
+            content_type: "text/xml;charset=UTF-8",
+            request_id: request_id.to_owned(),
+            body,
         }
     }
 }
+
+const SCOPE: &str = "Credential should be scoped to the region and a service of this endpoint";
 
 /// The same thing has other names elsewhere.
 fn spelling(service: Service, code: Code) -> &'static str {
@@ -435,6 +480,60 @@ mod tests {
                 reply.status
             );
         }
+    }
+
+    #[test]
+    fn who_is_not_known_is_refused_in_the_words_of_the_service() {
+        let check = |fault: Fault, expected: [(u16, &str); 3]| {
+            let services = [Service::Ec2, Service::Sts, Service::Config];
+            for (service, (status, code)) in services.into_iter().zip(expected) {
+                let reply = Reply::unknown_caller(service, &fault, "4a");
+                let body = String::from_utf8(reply.body).unwrap();
+                let has_code = body.contains(&format!(">{code}<"))
+                    || body.contains(&format!(r#"{{"__type":"{code}","#));
+                assert!(reply.status == status && has_code, "{fault:?} {body}");
+            }
+        };
+        check(
+            Fault::Unsigned,
+            [
+                (401, "AuthFailure"),
+                (403, "MissingAuthenticationToken"),
+                (403, "MissingAuthenticationTokenException"),
+            ],
+        );
+        check(
+            Fault::UnknownKey,
+            [
+                (401, "AuthFailure"),
+                (403, "InvalidClientTokenId"),
+                (400, "UnrecognizedClientException"),
+            ],
+        );
+        check(
+            Fault::Mismatch,
+            [
+                (401, "AuthFailure"),
+                (403, "SignatureDoesNotMatch"),
+                (400, "InvalidSignatureException"),
+            ],
+        );
+        check(
+            Fault::NotNow,
+            [
+                (400, "RequestExpired"),
+                (403, "SignatureDoesNotMatch"),
+                (400, "InvalidSignatureException"),
+            ],
+        );
+        check(
+            Fault::Incomplete("half"),
+            [
+                (400, "IncompleteSignature"),
+                (400, "IncompleteSignature"),
+                (400, "IncompleteSignatureException"),
+            ],
+        );
     }
 
     #[test]

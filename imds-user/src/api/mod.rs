@@ -4,10 +4,14 @@
 //! say, [`fault`] and [`xml`] write answers. None of it has a clock, a socket or a file, and everything a client can send is
 //! bounded.
 
+pub mod attend;
 pub mod call;
 pub mod ec2;
 pub mod fault;
+pub mod gate;
 pub mod query;
+pub mod server;
+pub mod service;
 pub mod sigv4;
 pub mod sts;
 pub mod xml;

@@ -6,9 +6,9 @@
 //!
 //! Everything is bounded, any bytes may come, and what is asked for but is not there or not right is refused in EC2's words.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -37,7 +37,7 @@ struct Node {
     value: Option<String>,
     children: BTreeMap<Segment, Node>,
     /// Whether somebody asked for it.
-    is_known: Cell<bool>,
+    is_known: AtomicBool,
 }
 
 /// A part of a name between dots. Numbers come in the order of numbers.
@@ -149,7 +149,9 @@ fn is_of_signature(name: &str) -> bool {
 
 fn collect_unknown(root: &Node, path: &str, names: &mut Vec<String>) {
     collect(root, path, &mut |name, node| {
-        if node.value.as_deref().is_some_and(|value| !value.is_empty()) && !node.is_known.get() {
+        if node.value.as_deref().is_some_and(|value| !value.is_empty())
+            && !node.is_known.load(Ordering::Relaxed)
+        {
             names.push(name.to_owned());
         }
     });
@@ -267,7 +269,7 @@ impl<'a> Params<'a> {
     #[must_use]
     pub fn own_literal(&self) -> Option<&'a str> {
         let node = self.node?;
-        node.is_known.set(true);
+        node.is_known.store(true, Ordering::Relaxed);
         node.value.as_deref()
     }
 

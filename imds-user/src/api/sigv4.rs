@@ -68,9 +68,6 @@ pub enum Fault {
     /// The session token is not the key's.
     #[error("the session token is missing or wrong")]
     Token,
-    /// The key's session is over.
-    #[error("the session is over")]
-    SessionOver,
 }
 
 /// What a request says of its signature. Nothing of it is true before [`Claim::verify`].
@@ -389,7 +386,8 @@ fn folded(value: &[u8]) -> Result<String, Fault> {
     Ok(words.collect::<Vec<_>>().join(" "))
 }
 
-fn headers<'a>(request: &Request<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
+/// The values of a header.
+pub(super) fn headers<'a>(request: &Request<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
     let named = request
         .headers
         .iter()

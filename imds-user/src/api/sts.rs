@@ -1,6 +1,6 @@
 //! The Security Token Service, as far as clients ask it who they are.
 
-use super::call::{Action, Call, Outcome, answer};
+use super::call::{Action, Call, Outcome};
 use super::fault::Refusal;
 use super::xml::Xml;
 use crate::store::{KeyRole, Who};
@@ -9,14 +9,6 @@ const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
 /// What may be called.
 pub const ACTIONS: &[Action] = &[Action::reads("GetCallerIdentity", get_caller_identity)];
-
-/// Answers a call.
-///
-/// # Errors
-/// In AWS's words.
-pub fn run(call: &Call<'_>) -> Result<Outcome, Refusal> {
-    answer(ACTIONS, call)
-}
 
 /// A user for each role: what policies and Terraform look at. The id is the key's, which is the caller's one name here.
 fn get_caller_identity(call: &Call<'_>) -> Result<Outcome, Refusal> {

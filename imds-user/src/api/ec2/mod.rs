@@ -19,13 +19,12 @@ pub mod settle;
 mod tags;
 mod types;
 
-use super::call::{Action, Call, Outcome, answer};
-use super::fault::Refusal;
+use super::call::Action;
 
 /// What may be called.
 pub const ACTIONS: &[Action] = &[
     Action::writes("AssociateIamInstanceProfile", profiles::associate),
-    Action::writes("CreateKeyPair", key_pairs::create),
+    Action::writes("CreateKeyPair", key_pairs::create).taking_long(),
     Action::writes("CreateTags", tags::create),
     Action::writes("DeleteKeyPair", key_pairs::delete),
     Action::writes("DeleteTags", tags::delete),
@@ -66,11 +65,3 @@ pub const ACTIONS: &[Action] = &[
     Action::writes("TerminateInstances", power::terminate),
     Action::writes("UnmonitorInstances", power::unmonitor),
 ];
-
-/// Answers a call.
-///
-/// # Errors
-/// In EC2's words.
-pub fn run(call: &Call<'_>) -> Result<Outcome, Refusal> {
-    answer(ACTIONS, call)
-}

@@ -4,31 +4,34 @@
 
 use crate::instance::{InstanceId, UnixSeconds};
 use crate::store::record::Transition;
-use crate::store::{Key, Record, View};
+use crate::store::{InstanceRecord, InstanceState, Key, Record, View};
 
 use crate::api::call::Change;
 
 /// For how long a terminated instance can still be asked about: about an hour on EC2.
 pub const TERMINATED_SECONDS: u64 = 3600;
 
-/// What becomes of the instances that are on the way to something, those excepted for which `has_machine`.
-#[must_use]
-pub fn settle(
-    view: &View,
-    has_machine: impl Fn(InstanceId) -> bool,
-    now: UnixSeconds,
-) -> Vec<Change> {
-    let ids = view.instances().keys().copied();
-    ids.flat_map(|id| arrive(view, id, has_machine(id), now))
-        .collect()
+/// Who else has a part in instances.
+pub trait Others {
+    /// Whether somebody runs a machine for it, and so ends its transitions.
+    fn has_machine(&self, id: InstanceId) -> bool;
+    /// Whether its guest is served by the options of this record: then they are applied.
+    fn serves(&self, record: &InstanceRecord) -> bool;
 }
 
-fn arrive(view: &View, id: InstanceId, has_machine: bool, now: UnixSeconds) -> Vec<Change> {
-    let Some(record) = view.instance(id) else {
+/// What becomes of the instances that are on the way to something.
+#[must_use]
+pub fn settle(view: &View, others: &impl Others, now: UnixSeconds) -> Vec<Change> {
+    let ids = view.instances().keys().copied();
+    ids.flat_map(|id| arrive(view, id, others, now)).collect()
+}
+
+fn arrive(view: &View, id: InstanceId, others: &impl Others, now: UnixSeconds) -> Vec<Change> {
+    let Some(before) = view.instance(id) else {
         return Vec::new();
     };
     let mut life = view.life(id).clone();
-    let mut record = record.clone();
+    let mut record = before.clone();
     match record.transition {
         Some(Transition::Terminated { at }) if at.0.saturating_add(TERMINATED_SECONDS) < now.0 => {
             return vec![
@@ -36,8 +39,8 @@ fn arrive(view: &View, id: InstanceId, has_machine: bool, now: UnixSeconds) -> V
                 Change::Remove(Key::life(id)),
             ];
         }
-        Some(Transition::Terminated { .. }) | None => return Vec::new(),
-        Some(_) if has_machine => return Vec::new(),
+        Some(Transition::Terminated { .. }) | None => {}
+        Some(_) if others.has_machine(id) => {}
         Some(Transition::Pending) => record.transition = None,
         Some(Transition::Stopping) => {
             record.transition = None;
@@ -48,7 +51,15 @@ fn arrive(view: &View, id: InstanceId, has_machine: bool, now: UnixSeconds) -> V
             life.stop(now);
         }
     }
-    let mut changes = vec![Change::Put(Record::Instance(Box::new(record)))];
+    // What is changed of a stopped instance is in force when it runs again.
+    let runs = record.state(&life) == InstanceState::Running;
+    if runs && record.options.applied != record.options.changed && others.serves(&record) {
+        record.options.apply();
+    }
+    let mut changes = Vec::new();
+    if record != *before {
+        changes.push(Change::Put(Record::Instance(Box::new(record))));
+    }
     if life != *view.life(id) {
         changes.push(Change::Put(Record::Life(id, Box::new(life))));
     }

@@ -1,0 +1,296 @@
+//! What is done with a request: from its bytes to the reply, with the store in between. This is the edge's inner half: it
+//! knows the store, the clock and randomness, and no socket.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::call::{Action, Call, Caller, Change, Effect, Entropy, Outcome, action_of, answer};
+use super::fault::{Code, Protocol, Refusal, Reply, Service};
+use super::gate;
+use super::query::Query;
+use super::sigv4::{self, Fault, Request};
+use crate::config::Ground;
+use crate::instance::UnixMillis;
+use crate::store::{Note, Store, StoreError, Transaction, View};
+
+/// Answers requests.
+pub struct Api {
+    store: Store,
+    ground: Ground,
+}
+
+/// Why a call has no outcome.
+enum Trouble {
+    /// In EC2's words.
+    Refused(Refusal),
+    /// What went wrong is for the log.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// One call, as far as it stays the same from one attempt to the next.
+struct Attempt {
+    action: &'static Action,
+    query: Query,
+    caller: Caller,
+    note: Note,
+    entropy: Entropy,
+    request_id: String,
+}
+
+impl Api {
+    /// An API over a store. Access keys are made if there are none.
+    ///
+    /// # Errors
+    /// When they cannot be kept.
+    pub async fn start(store: Store, ground: Ground) -> Result<Arc<Self>, StoreError> {
+        let entropy = entropy()?;
+        store
+            .update(|view| {
+                let now = now();
+                let note = Note {
+                    at: now,
+                    who: crate::store::Who::Daemon,
+                    what: "make access keys".into(),
+                };
+                let mut draft = view.draft(note);
+                for key in gate::missing_keys(view, &entropy, now.seconds()) {
+                    draft.put(&crate::store::Record::AccessKey(key))?;
+                }
+                // Nothing to note when they are there.
+                let transaction = if draft.is_empty() {
+                    Transaction::default()
+                } else {
+                    draft.finish()
+                };
+                Ok::<_, StoreError>((transaction, ()))
+            })
+            .await?;
+        Ok(Arc::new(Self { store, ground }))
+    }
+
+    /// Answers a request. `peer` is who the kernel says is at the other end, where it does: they need no signature.
+    pub async fn answer(&self, request: &Request<'_>, peer: Option<Caller>) -> Reply {
+        let Ok(entropy) = entropy() else {
+            // Without randomness there is not even an id to answer with.
+            let refusal = Refusal::new(Code::InternalError, "An internal error has occurred");
+            return Reply::refusal(Service::Ec2, &refusal, "");
+        };
+        let request_id = request_id(&entropy.bytes("request", 0));
+        let claim = sigv4::claim(request);
+        let query = Query::read(request.query.as_bytes(), form(request));
+        let nothing = Query::default();
+        let params = query.as_ref().unwrap_or(&nothing).params();
+        let service = gate::service_of(request, claim.as_ref().ok(), &params);
+        let caller = match peer {
+            Some(caller) => Ok(caller),
+            None => claim.and_then(|claim| self.caller(request, &claim)),
+        };
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(fault) => {
+                tracing::info!("a call of {}: {fault}", service.as_str());
+                return Reply::unknown_caller(service, &fault, &request_id);
+            }
+        };
+        let outcome = match query {
+            Ok(query) => {
+                self.call(request, service, query, caller, entropy, &request_id)
+                    .await
+            }
+            Err(refusal) => Err(refusal.into()),
+        };
+        reply(service, outcome, &request_id)
+    }
+
+    fn caller(&self, request: &Request<'_>, claim: &sigv4::Claim) -> Result<Caller, Fault> {
+        let region = self.ground.host.zone.region();
+        let now = now().seconds();
+        self.store
+            .read(|view| gate::caller(request, claim, view, region, now))
+    }
+
+    async fn call(
+        &self,
+        request: &Request<'_>,
+        service: Service,
+        query: Query,
+        caller: Caller,
+        entropy: Entropy,
+        request_id: &str,
+    ) -> Result<Outcome, Trouble> {
+        if service.protocol() == Protocol::Json {
+            // No operation of these is served yet.
+            let target = sigv4::headers(request, "x-amz-target").next();
+            let target = String::from_utf8_lossy(target.unwrap_or_default()).into_owned();
+            return Err(Refusal::invalid_action(&target).into());
+        }
+        let action = action_of(gate::actions_of(service), &query.params())?;
+        let note = Note {
+            at: now(),
+            who: caller.who.clone(),
+            what: format!("{}:{}", service.as_str(), action.name).into(),
+        };
+        let attempt = Attempt {
+            action,
+            query,
+            caller,
+            note,
+            entropy,
+            request_id: request_id.to_owned(),
+        };
+        let outcome = match action.effect {
+            Effect::Reads => self.look(&attempt),
+            Effect::Writes => self.change(&attempt).await,
+        };
+        let unknown = attempt.query.unknown();
+        if !unknown.is_empty() {
+            let names = unknown.join(", ");
+            tracing::info!(
+                "{}: parameters that nobody knows: {names}",
+                attempt.note.what
+            );
+        }
+        if let Err(Trouble::Refused(refusal)) = &outcome {
+            self.remember(attempt.note.of_call(None, Some(refusal.code.as_str())));
+        }
+        outcome
+    }
+
+    /// Answers a call that changes nothing. That it was made is noted behind it: nobody waits for the disk to look.
+    fn look(&self, attempt: &Attempt) -> Result<Outcome, Trouble> {
+        let outcome = self.store.read(|view| self.attempt(attempt, view))?;
+        let about = outcome.about.clone();
+        self.remember(attempt.note.clone().of_call(about, None));
+        Ok(outcome)
+    }
+
+    /// Answers a call that changes something, once that is kept.
+    async fn change(&self, attempt: &Attempt) -> Result<Outcome, Trouble> {
+        let decide = |view: &View| {
+            let outcome = self.attempt(attempt, view)?;
+            let transaction = transaction(view, &attempt.note, &outcome)?;
+            Ok::<_, Trouble>((transaction, outcome))
+        };
+        if attempt.action.takes_long {
+            // On a copy, so that nobody who writes waits for it.
+            let view = self.store.read(View::clone);
+            let (transaction, outcome) = tokio::task::block_in_place(|| decide(&view))?;
+            return match self.store.commit(transaction).await {
+                Ok(_) => Ok(outcome),
+                Err(crate::store::CommitError::Conflict(_)) => {
+                    Err(Refusal::new(Code::RequestLimitExceeded, "Request limit exceeded.").into())
+                }
+                Err(crate::store::CommitError::Store(error)) => Err(error.into()),
+            };
+        }
+        let (_, outcome) = self.store.update(decide).await?;
+        Ok(outcome)
+    }
+
+    fn attempt(&self, attempt: &Attempt, view: &View) -> Result<Outcome, Refusal> {
+        let call = Call {
+            action: attempt.action.name,
+            params: attempt.query.params(),
+            caller: &attempt.caller,
+            view,
+            ground: &self.ground,
+            now: attempt.note.at,
+            entropy: attempt.entropy.clone(),
+            request_id: &attempt.request_id,
+        };
+        answer(attempt.action, &call)
+    }
+
+    /// Notes a call in the history, without waiting for it.
+    fn remember(&self, entry: crate::store::history::NewEntry) {
+        let transaction = Transaction {
+            history: vec![entry],
+            ..Transaction::default()
+        };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.commit(transaction).await {
+                tracing::error!("note a call: {error}");
+            }
+        });
+    }
+}
+
+fn transaction(view: &View, note: &Note, outcome: &Outcome) -> Result<Transaction, StoreError> {
+    let mut draft = view.draft(note.clone());
+    for change in &outcome.changes {
+        match change {
+            Change::Put(record) => draft.put(record)?,
+            Change::Remove(key) => draft.remove(key),
+        }
+    }
+    for key in &outcome.relies_on {
+        draft.rely_on(key.clone());
+    }
+    Ok(draft.finish())
+}
+
+fn reply(service: Service, outcome: Result<Outcome, Trouble>, request_id: &str) -> Reply {
+    let refusal = match outcome {
+        Ok(outcome) => return Reply::xml(200, outcome.body, request_id),
+        Err(Trouble::Refused(refusal)) => refusal,
+        Err(Trouble::Store(error)) => {
+            tracing::error!("call {request_id}: {error}");
+            Refusal::new(Code::InternalError, "An internal error has occurred")
+        }
+    };
+    Reply::refusal(service, &refusal, request_id)
+}
+
+/// The body, if it is a form: JSON is none. Clients that say nothing of it send one.
+fn form<'a>(request: &Request<'a>) -> &'a [u8] {
+    let kind = sigv4::headers(request, "content-type").next();
+    let is_json = kind.is_some_and(|kind| kind.starts_with(b"application/x-amz-json"));
+    if is_json { b"" } else { request.body }
+}
+
+/// As AWS's are: a UUID (RFC 9562, version 4).
+fn request_id(bytes: &[u8; 16]) -> String {
+    let mut bytes = *bytes;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let number = u128::from_be_bytes(bytes);
+    let digits = format!("{number:032x}");
+    let part = |from: usize, to: usize| &digits[from..to];
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32)
+    )
+}
+
+fn entropy() -> Result<Entropy, StoreError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Io {
+        what: "get randomness for",
+        path: "a call".into(),
+        cause: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(Entropy::new(bytes))
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    UnixMillis(u64::try_from(millis).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,479 @@
+//! AWS's own clients drive the control API: boto3 and the AWS CLI, unmodified, over a store on disk.
+//!
+//! The API runs in the test's own process, on a loopback address.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use imds_tests::skip;
+use imds_user::api::attend::attend;
+use imds_user::api::ec2;
+use imds_user::api::ec2::settle::Others;
+use imds_user::api::server;
+use imds_user::api::service::Api;
+use imds_user::api::sts;
+use imds_user::config::{Files, Ground, Installation, load};
+use imds_user::instance::{Host, InstanceId, UnixMillis, UnixSeconds};
+use imds_user::store::{
+    AccessKey, HistoryQuery, InstanceRecord, KeyRole, Note, Owner, Record, Sqlite, Store,
+    StoreError, Who,
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const ACCOUNT: &str = "123456789012";
+const FILE: &str = r#"
+[host]
+account-id = "123456789012"
+
+[[instance]]
+port = "veth-file"
+id = "i-0123456789abcdef0"
+
+[instance.tags]
+Name = "from-the-file"
+"#;
+
+/// A configuration file that is nowhere.
+struct OneFile;
+
+impl Files for OneFile {
+    fn read(&self, _: &Path, _: usize) -> std::io::Result<Vec<u8>> {
+        Ok(FILE.as_bytes().to_vec())
+    }
+}
+
+/// Nobody runs machines, and whatever options are written are served at once.
+struct Nobody;
+
+impl Others for Nobody {
+    fn has_machine(&self, _: InstanceId) -> bool {
+        false
+    }
+
+    fn serves(&self, _: &InstanceRecord) -> bool {
+        true
+    }
+}
+
+/// A control API that runs, with an instance of a file in its store.
+struct Running {
+    directory: TempDir,
+    runtime: Runtime,
+    store: Store,
+    address: SocketAddr,
+}
+
+impl Running {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let installation = Installation {
+            seed: [5; 16],
+            created: UnixSeconds(1_700_000_000),
+        };
+        let settings = load(Path::new("x.toml"), &installation, &OneFile).unwrap();
+        let (store, address) = runtime.block_on(async {
+            let backend = Sqlite::open(&directory.path().join("store")).unwrap();
+            let store = Store::start(backend).unwrap();
+            let guest = settings.guests.into_iter().next().unwrap();
+            add(
+                &store,
+                InstanceRecord::new("file", Owner::File, guest.instance),
+            )
+            .await;
+            let address = serve(&store, settings.host, installation, directory.path()).await;
+            tokio::spawn(attend(store.clone(), Nobody, now));
+            (store, address)
+        });
+        Self {
+            directory,
+            runtime,
+            store,
+            address,
+        }
+    }
+
+    fn key(&self, role: KeyRole) -> AccessKey {
+        let key = |view: &imds_user::store::View| {
+            let mut keys = view.access_keys().values();
+            let key = keys.find(|key| key.value.role == role);
+            key.map(|key| AccessKey::clone(&key.value))
+        };
+        self.store.read(key).expect("a key for each role")
+    }
+
+    /// What a client needs to know.
+    fn environment(&self, command: &mut Command) {
+        let (admin, reader) = (self.key(KeyRole::Admin), self.key(KeyRole::ReadOnly));
+        let actions = ec2::ACTIONS.iter().chain(sts::ACTIONS);
+        let actions: Vec<_> = actions.map(|action| action.name).collect();
+        command.env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        for (name, value) in [
+            ("HOME", self.directory.path().to_str().unwrap()),
+            ("AWS_ENDPOINT_URL", &format!("http://{}", self.address)),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("AWS_ACCESS_KEY_ID", &admin.id),
+            ("AWS_SECRET_ACCESS_KEY", admin.secret.expose()),
+            ("ADMIN_KEY", &admin.id),
+            ("ADMIN_SECRET", admin.secret.expose()),
+            ("READER_KEY", &reader.id),
+            ("READER_SECRET", reader.secret.expose()),
+            ("ACCOUNT", ACCOUNT),
+            ("FILE_INSTANCE", "i-0123456789abcdef0"),
+            ("ACTIONS", &actions.join(",")),
+        ] {
+            command.env(name, value);
+        }
+    }
+
+    /// Runs Python with AWS's clients; `None` where there is none.
+    fn python(&self, module: &str, args: &[&str]) -> Option<Output> {
+        let python = std::env::var("IMDS_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let import = Command::new(&python)
+            .args(["-c", &format!("import {module}")])
+            .output();
+        if !import.is_ok_and(|output| output.status.success()) {
+            skip(&format!(
+                "{python} has no {module} (IMDS_TEST_PYTHON names a Python that has)"
+            ));
+            return None;
+        }
+        let mut command = Command::new(python);
+        self.environment(&mut command);
+        Some(command.args(args).output().unwrap())
+    }
+
+    fn aws(&self, args: &[&str]) -> Option<Output> {
+        self.python("awscli", &[&["-m", "awscli"], args].concat())
+    }
+
+    fn history(&self) -> Vec<imds_user::store::Entry> {
+        let query = HistoryQuery {
+            limit: 1000,
+            ..HistoryQuery::default()
+        };
+        self.runtime.block_on(self.store.history(query)).unwrap()
+    }
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixMillis(u64::try_from(since.unwrap().as_millis()).unwrap())
+}
+
+async fn add(store: &Store, record: InstanceRecord) {
+    let record = Record::Instance(Box::new(record));
+    let added = store.update(|view| {
+        let mut draft = view.draft(Note {
+            at: now(),
+            who: Who::Daemon,
+            what: "test".into(),
+        });
+        draft.put(&record)?;
+        Ok::<_, StoreError>((draft.finish(), ()))
+    });
+    added.await.unwrap();
+}
+
+async fn serve(store: &Store, host: Host, seed: Installation, directory: &Path) -> SocketAddr {
+    let api = Api::start(store.clone(), Ground::of(host, seed))
+        .await
+        .unwrap();
+    let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(server::serve(Arc::clone(&api), listener));
+    let unix = server::listen_unix(&directory.join("api.sock")).unwrap();
+    tokio::spawn(server::serve_unix(api, unix));
+    address
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
+}
+
+#[test]
+fn boto3_makes_every_call_and_finds_its_reply_in_the_model() {
+    let running = Running::start();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fixtures/control-api/clients.py"
+    );
+    let Some(output) = running.python("boto3", &[script]) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn the_aws_cli_hardens_an_instance_and_the_history_knows_who_did_it() {
+    let running = Running::start();
+    let instance = "i-0123456789abcdef0";
+    let modify = [
+        "ec2",
+        "modify-instance-metadata-options",
+        "--instance-id",
+        instance,
+        "--http-tokens",
+        "required",
+    ];
+    let Some(output) = running.aws(&modify) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", text(&output));
+    let query = "Reservations[].Instances[].MetadataOptions.HttpTokens";
+    let args = [
+        "ec2",
+        "describe-instances",
+        "--query",
+        query,
+        "--output",
+        "text",
+    ];
+    let shown = running.aws(&args).unwrap();
+    assert_eq!(text(&shown).trim(), "required");
+    let history = running.history();
+    let entry = history
+        .iter()
+        .find(|entry| &*entry.what == "ec2:ModifyInstanceMetadataOptions")
+        .unwrap();
+    let key = running.key(KeyRole::Admin).id;
+    assert_eq!(&*entry.who, format!("key {key}"));
+    assert_eq!(
+        entry.about.as_deref(),
+        Some(&*format!("instance/{instance}"))
+    );
+    let change = entry.changes.iter().map(ToString::to_string);
+    assert!(
+        change
+            .into_iter()
+            .any(|change| change.contains("optional → required")),
+        "{entry:?}"
+    );
+    assert!(
+        history
+            .iter()
+            .any(|entry| &*entry.what == "ec2:DescribeInstances"),
+        "who looked is noted too"
+    );
+}
+
+#[test]
+fn a_key_is_made_once_and_holds_after_a_restart() {
+    let running = Running::start();
+    let before = running.key(KeyRole::Admin);
+    let Running {
+        directory,
+        runtime,
+        store,
+        ..
+    } = running;
+    runtime.block_on(store.close());
+    drop(runtime);
+    let runtime = Runtime::new().unwrap();
+    let store = Store::start(Sqlite::open(&directory.path().join("store")).unwrap()).unwrap();
+    let installation = Installation {
+        seed: [5; 16],
+        created: UnixSeconds(1_700_000_000),
+    };
+    let host = load(Path::new("x.toml"), &installation, &OneFile)
+        .unwrap()
+        .host;
+    runtime.block_on(async {
+        Api::start(store.clone(), Ground::of(host, installation))
+            .await
+            .unwrap();
+    });
+    let n_keys = store.read(|view| view.access_keys().len());
+    let kept = store.read(|view| view.access_key(&before.id).cloned());
+    assert_eq!((n_keys, kept), (2, Some(before)));
+}
+
+#[test]
+fn the_socket_knows_its_caller_without_a_signature() {
+    let running = Running::start();
+    let mut stream = UnixStream::connect(running.directory.path().join("api.sock")).unwrap();
+    let body = "Action=GetCallerIdentity&Version=2011-06-15";
+    let reply = ask(&mut stream, "POST", "/", body);
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+    let uid = nix::unistd::geteuid();
+    assert!(
+        reply.contains(&format!("<UserId>uid {uid}</UserId>")),
+        "{reply}"
+    );
+}
+
+/// A request, and all that is answered until the connection ends.
+fn ask(
+    stream: &mut (impl std::io::Read + std::io::Write),
+    method: &str,
+    target: &str,
+    body: &str,
+) -> String {
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    // A server that has enough may end the connection before it has all.
+    let _sent = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body.as_bytes()));
+    let mut reply = Vec::new();
+    let _read = stream.read_to_end(&mut reply);
+    String::from_utf8_lossy(&reply).into_owned()
+}
+
+fn check_wire(running: &Running, method: &str, target: &str, body: &str, status: u16, part: &str) {
+    let mut stream = TcpStream::connect(running.address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let reply = ask(&mut stream, method, target, body);
+    let start = format!("HTTP/1.1 {status} ");
+    assert!(
+        reply.starts_with(&start) && reply.contains(part),
+        "{method} {target}: {reply}"
+    );
+}
+
+#[test]
+fn who_does_not_sign_gets_nothing_and_leaves_no_trace_in_the_history() {
+    let running = Running::start();
+    let n_entries = running.history().len();
+    let check = |method: &str, target: &str, body: &str, status: u16, part: &str| {
+        check_wire(&running, method, target, body, status, part);
+    };
+    let describe = "Action=DescribeInstances&Version=2016-11-15";
+    check("POST", "/", describe, 401, "<Code>AuthFailure</Code>");
+    check(
+        "GET",
+        &format!("/?{describe}"),
+        "",
+        401,
+        "<Code>AuthFailure</Code>",
+    );
+    check("POST", "/", "", 401, "<Code>AuthFailure</Code>");
+    check("POST", "/", "%", 401, "<Code>AuthFailure</Code>");
+    check(
+        "POST",
+        "/",
+        "Action=GetCallerIdentity&Version=2011-06-15",
+        403,
+        "<Code>MissingAuthenticationToken</Code>",
+    );
+    check(
+        "GET",
+        "/latest/meta-data/",
+        "",
+        400,
+        "<Code>InvalidAction</Code>",
+    );
+    check(
+        "PUT",
+        "/?X-Amz-Signature=1",
+        "",
+        400,
+        "<Code>IncompleteSignature</Code>",
+    );
+    let long = "a".repeat((1 << 20) + 1);
+    check(
+        "POST",
+        "/",
+        &long,
+        413,
+        "<Code>RequestEntityTooLarge</Code>",
+    );
+    assert_eq!(running.history().len(), n_entries);
+}
+
+#[test]
+fn a_call_that_is_sent_again_later_or_changed_on_its_way_changes_nothing() {
+    let running = Running::start();
+    let script = r#"
+import datetime, os, sys, urllib.error, urllib.request
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from unittest import mock
+
+url = os.environ["AWS_ENDPOINT_URL"] + "/"
+body = ("Action=ModifyInstanceMetadataOptions&Version=2016-11-15&HttpTokens=required&InstanceId="
+        + os.environ["FILE_INSTANCE"])
+keys = Credentials(os.environ["ADMIN_KEY"], os.environ["ADMIN_SECRET"])
+
+def send(minutes=0, change=lambda headers, body: body):
+    request = AWSRequest("POST", url, data=body, headers={
+        "Content-Type": "application/x-www-form-urlencoded; charset=utf-8"})
+    at = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
+    with mock.patch("botocore.auth.get_current_datetime", lambda **_: at, create=True):
+        SigV4Auth(keys, "ec2", "us-east-1").add_auth(request)
+    headers = dict(request.headers)
+    sent = change(headers, body)
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, sent.encode(), headers), timeout=5)
+        return 200
+    except urllib.error.HTTPError as error:
+        return error.code
+
+def header(name, value):
+    def change(headers, body):
+        headers[name] = value
+        return body
+    return change
+
+assert send(minutes=16) == 400, send(minutes=16)
+assert send(minutes=-16) == 400
+assert send(change=lambda _, body: body.replace("required", "optional")) == 401
+assert send(change=lambda _, body: body + "&DryRun=false") == 401
+assert send(change=header("Content-Type", "text/plain")) == 401
+assert send(change=header("Host", "elsewhere")) == 401
+assert send(change=header("X-Amz-Security-Token", "mine")) == 400
+if sys.argv[1] == "whole":
+    assert send(minutes=14) == 200
+"#;
+    let tokens = || {
+        let id = "i-0123456789abcdef0".parse().unwrap();
+        running
+            .store
+            .read(|view| view.instance(id).unwrap().spec.options.http_tokens)
+    };
+    let before = tokens();
+    for (how, changes) in [("spoiled", false), ("whole", true)] {
+        let Some(output) = running.python("botocore", &["-c", script, how]) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(tokens() != before, changes, "{how}");
+    }
+}
+
+#[test]
+fn it_is_offered_to_this_machine_alone() {
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "10.0.0.1:80"] {
+        let error = server::listen(address.parse().unwrap()).unwrap_err();
+        assert!(
+            error.to_string().contains("is not a loopback address"),
+            "{error}"
+        );
+    }
+    // The port of somebody else is not taken over.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = server::listen(taken.local_addr().unwrap()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("listen at 127.0.0.1:"),
+        "{error}"
+    );
+}
