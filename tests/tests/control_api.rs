@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use imds_tests::skip;
+use imds_tests::{Address, Host as TestHost, has_command, skip};
 use imds_user::api::attend::attend;
 use imds_user::api::ec2;
 use imds_user::api::ec2::settle::Others;
@@ -17,7 +17,7 @@ use imds_user::api::server;
 use imds_user::api::service::Api;
 use imds_user::api::sts;
 use imds_user::config::{Files, Ground, Installation, load};
-use imds_user::instance::{Host, InstanceId, UnixMillis, UnixSeconds};
+use imds_user::instance::{InstanceId, TokenUse, UnixMillis, UnixSeconds};
 use imds_user::store::{
     AccessKey, HistoryQuery, InstanceRecord, KeyRole, Note, Owner, Record, Sqlite, Store,
     StoreError, Who,
@@ -66,6 +66,8 @@ struct Running {
     runtime: Runtime,
     store: Store,
     address: SocketAddr,
+    /// The image that can be launched.
+    image: String,
 }
 
 impl Running {
@@ -77,6 +79,8 @@ impl Running {
             created: UnixSeconds(1_700_000_000),
         };
         let settings = load(Path::new("x.toml"), &installation, &OneFile).unwrap();
+        let ground = Ground::of(settings.host, installation);
+        let image = ground.images[0].id.to_string();
         let (store, address) = runtime.block_on(async {
             let backend = Sqlite::open(&directory.path().join("store")).unwrap();
             let store = Store::start(backend).unwrap();
@@ -86,7 +90,7 @@ impl Running {
                 InstanceRecord::new("file", Owner::File, guest.instance),
             )
             .await;
-            let address = serve(&store, settings.host, installation, directory.path()).await;
+            let address = serve(&store, ground, directory.path()).await;
             tokio::spawn(attend(store.clone(), Nobody, now));
             (store, address)
         });
@@ -95,6 +99,7 @@ impl Running {
             runtime,
             store,
             address,
+            image,
         }
     }
 
@@ -182,10 +187,8 @@ async fn add(store: &Store, record: InstanceRecord) {
     added.await.unwrap();
 }
 
-async fn serve(store: &Store, host: Host, seed: Installation, directory: &Path) -> SocketAddr {
-    let api = Api::start(store.clone(), Ground::of(host, seed))
-        .await
-        .unwrap();
+async fn serve(store: &Store, ground: Ground, directory: &Path) -> SocketAddr {
+    let api = Api::start(store.clone(), ground).await.unwrap();
     let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(Arc::clone(&api), listener));
@@ -476,4 +479,142 @@ fn it_is_offered_to_this_machine_alone() {
         error.to_string().starts_with("listen at 127.0.0.1:"),
         "{error}"
     );
+}
+
+/// A guest that routes 127.0.0.1 to a host that lets it (`route_localnet`, as some container networks set it).
+#[test]
+fn a_guest_reaches_it_by_no_route() {
+    let Some(mut host) = TestHost::new() else {
+        return;
+    };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    for namespace in [host.namespace(), web.namespace()] {
+        let set = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet";
+        assert!(namespace.run(&["sh", "-c", set]).status.success());
+    }
+    assert!(
+        web.run(&["ip", "address", "flush", "dev", "lo"])
+            .status
+            .success()
+    );
+    let runtime = Runtime::new().unwrap();
+    let (open, ours) = host.namespace().enter(|| {
+        let _entered = runtime.enter();
+        let open = TcpListener::bind("127.0.0.1:0").unwrap();
+        (
+            open,
+            server::listen("127.0.0.1:0".parse().unwrap()).unwrap(),
+        )
+    });
+    let to = |address: SocketAddr| web.try_connect(Address::Other(address));
+    let there = to(open.local_addr().unwrap());
+    assert!(there.is_ok(), "the route is there: {:?}", there.err());
+    assert!(to(ours.local_addr().unwrap()).is_err());
+}
+
+/// A configuration of Terraform's, in a directory of its own.
+struct Terraform<'a> {
+    running: &'a Running,
+    directory: TempDir,
+}
+
+impl<'a> Terraform<'a> {
+    /// `None` where Terraform or its provider is not installed.
+    fn new(running: &'a Running) -> Option<Self> {
+        let mirror = "find / -xdev -path '*/hashicorp/aws' -type d 2>/dev/null | head -n 1";
+        let mirror = Command::new("sh").args(["-c", mirror]).output().unwrap();
+        let mirror = String::from_utf8(mirror.stdout).unwrap();
+        let root = Path::new(mirror.trim()).ancestors().nth(3);
+        let (true, Some(root)) = (has_command("terraform"), root) else {
+            skip("Terraform or a mirror of its AWS provider is not installed");
+            return None;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let settings = format!(
+            "disable_checkpoint = true\nprovider_installation {{\n  filesystem_mirror {{\n    path = \"{}\"\n    \
+             include = [\"*/*/*\"]\n  }}\n}}\n",
+            root.display()
+        );
+        std::fs::write(directory.path().join("settings.tfrc"), settings).unwrap();
+        Some(Self { running, directory })
+    }
+
+    /// Writes what is wanted.
+    fn want(&self, tokens: &str, tag: &str) {
+        let text = include_str!("../fixtures/control-api/main.tf")
+            .replace("ENDPOINT", &format!("http://{}", self.running.address))
+            .replace("IMAGE", &self.running.image)
+            .replace("TOKENS", tokens)
+            .replace("STAGE", tag);
+        std::fs::write(self.directory.path().join("main.tf"), text).unwrap();
+    }
+
+    /// Runs a command, which is to end with this status.
+    fn run(&self, args: &[&str], status: i32) {
+        let mut command = Command::new("timeout");
+        self.running.environment(&mut command);
+        command
+            .args(["120", "terraform"])
+            .args(args)
+            .env(
+                "TF_CLI_CONFIG_FILE",
+                self.directory.path().join("settings.tfrc"),
+            )
+            .env("TF_IN_AUTOMATION", "1")
+            .env("CHECKPOINT_DISABLE", "1")
+            .current_dir(self.directory.path());
+        let output = command.output().unwrap();
+        let found = output.status.code();
+        assert_eq!(found, Some(status), "terraform {args:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn terraform_makes_hardens_and_removes_an_instance_and_sees_what_others_changed() {
+    const APPLY: &[&str] = &["apply", "-auto-approve", "-input=false", "-no-color"];
+    const PLAN: &[&str] = &["plan", "-detailed-exitcode", "-input=false", "-no-color"];
+    let running = Running::start();
+    let Some(terraform) = Terraform::new(&running) else {
+        return;
+    };
+    let made = || {
+        running.store.read(|view| {
+            let mut records = view.instances().values();
+            let made = records.find(|record| record.value.owner == Owner::Api);
+            made.map(|made| InstanceRecord::clone(&made.value)).unwrap()
+        })
+    };
+    terraform.want("optional", "one");
+    terraform.run(&["init", "-input=false", "-no-color"], 0);
+    terraform.run(APPLY, 0);
+    terraform.run(PLAN, 0);
+    let first = made();
+    assert_eq!(first.spec.options.http_tokens, TokenUse::Optional);
+    // In place: the instance stays the same.
+    terraform.want("required", "two");
+    terraform.run(APPLY, 0);
+    let hardened = made();
+    assert_eq!(hardened.spec.id, first.spec.id);
+    assert_eq!(hardened.spec.options.http_tokens, TokenUse::Required);
+    assert_eq!(&*hardened.spec.tags[0].value, "two");
+    let id = first.spec.id.to_string();
+    let drift = [
+        "ec2",
+        "modify-instance-metadata-options",
+        "--http-tokens",
+        "optional",
+        "--instance-id",
+        &id,
+    ];
+    if let Some(output) = running.aws(&drift) {
+        assert!(output.status.success(), "{}", text(&output));
+        terraform.run(PLAN, 2);
+    }
+    terraform.run(
+        &["destroy", "-auto-approve", "-input=false", "-no-color"],
+        0,
+    );
+    assert!(made().is_terminated());
+    let defaults = running.store.read(imds_user::store::View::defaults);
+    assert_eq!(defaults, imds_user::store::AccountDefaults::default());
 }
