@@ -4,7 +4,8 @@
 //! randomness, nor sockets, nor the kernel: [`instance`] (who is asking), [`life`] (what happens to it), [`metadata`] (the
 //! tree), [`token`] (IMDSv2 session tokens), [`identity`] (signatures of the identity document; its keys have an edge),
 //! [`http`] (the rules of the service: one function, [`http::respond::respond`]) and [`config`] (what the operator wrote,
-//! made true). Everything else is an edge that hands these their arguments.
+//! made true). So is most of [`api`], the control API: what AWS's clients say and what becomes of it, over the records of the
+//! [`store`]. Everything else is an edge that hands these their arguments.
 
 pub mod api;
 pub mod capabilities;

@@ -16,6 +16,7 @@ use imds_user::api::ec2::settle::Others;
 use imds_user::api::server;
 use imds_user::api::service::Api;
 use imds_user::api::sts;
+use imds_user::api::tls::Tls;
 use imds_user::config::{Files, Ground, Installation, load};
 use imds_user::instance::{InstanceId, TokenUse, UnixMillis, UnixSeconds};
 use imds_user::store::{
@@ -481,13 +482,73 @@ fn it_is_offered_to_this_machine_alone() {
     );
 }
 
+#[test]
+fn beyond_this_machine_it_is_offered_by_tls() {
+    let running = Running::start();
+    let at = |name: &str| running.directory.path().join(name);
+    let (certificate, key) = (at("certificate.pem"), at("key.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=api",
+        ])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        skip("openssl is not installed");
+        return;
+    }
+    assert!(Tls::read(&key, &key).is_err() && Tls::read(&certificate, &certificate).is_err());
+    let tls = Tls::read(&certificate, &key).unwrap();
+    let address = running.runtime.block_on(async {
+        let installation = Installation {
+            seed: [5; 16],
+            created: UnixSeconds(1_700_000_000),
+        };
+        let host = load(Path::new("x.toml"), &installation, &OneFile)
+            .unwrap()
+            .host;
+        let ground = Ground::of(host, installation);
+        let api = Api::start(running.store.clone(), ground).await.unwrap();
+        let listener = server::listen_anywhere("0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(server::serve_tls(api, listener, tls));
+        format!("https://127.0.0.1:{port}")
+    });
+    let whoami = ["sts", "get-caller-identity", "--endpoint-url", &address];
+    let trusted = ["--ca-bundle", certificate.to_str().unwrap()];
+    let Some(output) = running.aws(&[&whoami[..], &trusted[..]].concat()) else {
+        return;
+    };
+    assert!(
+        output.status.success() && text(&output).contains(ACCOUNT),
+        "{}",
+        text(&output)
+    );
+    let without = running.aws(&whoami).unwrap();
+    assert!(
+        text(&without).contains("certificate verify failed"),
+        "{}",
+        text(&without)
+    );
+    // Without TLS nothing is said.
+    let mut stream = TcpStream::connect(address.trim_start_matches("https://")).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let reply = ask(&mut stream, "POST", "/", "Action=DescribeRegions");
+    assert!(!reply.contains("HTTP/1.1"), "{reply}");
+}
+
 /// A guest that routes 127.0.0.1 to a host that lets it (`route_localnet`, as some container networks set it).
 #[test]
 fn a_guest_reaches_it_by_no_route() {
     let Some(mut host) = TestHost::new() else {
         return;
     };
-    let web = host.guest("web").routed("10.0.0.10").up();
+    let web = host.guest("web").bridged("br0", "10.0.0.10").up();
     for namespace in [host.namespace(), web.namespace()] {
         let set = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet";
         assert!(namespace.run(&["sh", "-c", set]).status.success());

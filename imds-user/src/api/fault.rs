@@ -475,7 +475,7 @@ mod tests {
             let reply = Reply::refusal(service, &Refusal::unauthorized(), "4a");
             let body = String::from_utf8(reply.body).unwrap();
             assert!(
-                reply.status == expected.0 && body.contains(&format!("{}", expected.1)),
+                reply.status == expected.0 && body.contains(expected.1),
                 "{service:?} {} {body}",
                 reply.status
             );

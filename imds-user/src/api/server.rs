@@ -1,9 +1,9 @@
 //! Connections in, replies out. By hyper: unlike guests' clients, those of AWS use all of HTTP/1.1 (bodies in chunks,
 //! `Expect`, connections that are kept), and what is answered has nothing of EC2's metadata service to imitate.
 //!
-//! Two doors. The TCP listener takes connections of this machine alone: it is bound to a loopback address and to the
+//! Three doors. The TCP listener takes connections of this machine alone: it is bound to a loopback address and to the
 //! interface `lo`, and does not talk to a peer with another address. The Unix socket takes root and the daemon's own user, of
-//! whom it knows by the kernel who they are.
+//! whom it knows by the kernel who they are. A listener with TLS may be anywhere.
 
 use std::fs;
 use std::io;
@@ -32,6 +32,7 @@ use super::fault::{Code, Refusal, Reply, Service};
 use super::query::BYTES_MAX;
 use super::service::Api;
 use super::sigv4;
+use super::tls::Tls;
 use crate::store::{KeyRole, Who};
 
 /// How many connections there are at the same time; more wait to be accepted.
@@ -57,7 +58,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 pub enum DoorError {
     /// Anybody could listen in, and anybody try.
     #[error(
-        "{0} is not a loopback address: the control API is not offered to the network without TLS; use 127.0.0.1 or ::1"
+        "{0} is not a loopback address: the control API is offered to the network with TLS alone; use 127.0.0.1 or ::1, or give it a certificate"
     )]
     NotLoopback(IpAddr),
     /// The system refused.
@@ -86,6 +87,26 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, DoorError> {
         socket.set_reuseaddr(true)?;
         // A host that routes 127.0.0.0/8 in from elsewhere (`route_localnet`) does not route it to us.
         setsockopt(&socket, sockopt::BindToDevice, &"lo".into()).map_err(io::Error::from)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listener().map_err(|cause| DoorError::Refused {
+        at: address.to_string(),
+        cause,
+    })
+}
+
+/// Listens at any address, for [`serve_tls`]; port 0 is any. To be called in a runtime.
+///
+/// # Errors
+/// It is taken, or not this machine's.
+pub fn listen_anywhere(address: SocketAddr) -> Result<TcpListener, DoorError> {
+    let listener = || -> io::Result<TcpListener> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
@@ -127,6 +148,28 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener) {
                 tokio::spawn(converse(Arc::clone(&api), stream, None, permit));
             }
             Ok((_, peer)) => tracing::warn!("a connection of {peer} to the control API is refused"),
+            Err(error) => pause("the control API", &error).await,
+        }
+    }
+}
+
+/// Serves connections from anywhere, by TLS, until it is dropped. Who calls is known by the signature.
+pub async fn serve_tls(api: Arc<Api>, listener: TcpListener, tls: Tls) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Some(permit) = place(&room).await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (api, tls) = (Arc::clone(&api), tls.clone());
+                tokio::spawn(async move {
+                    // Whoever does not agree in time has nothing to say here.
+                    if let Ok(Ok(stream)) = timeout(HEAD_WITHIN, tls.accept(stream)).await {
+                        converse(api, stream, None, permit).await;
+                    }
+                });
+            }
             Err(error) => pause("the control API", &error).await,
         }
     }

@@ -137,7 +137,7 @@ impl Order {
                  for more than one instance",
             ));
         }
-        let (key_name, public_keys) = key_pair(call)?;
+        let key_pair = key_pair(call)?;
         let role = profiles::given(call, &params.at("IamInstanceProfile"))?;
         let spec = Instance {
             id: InstanceId::from_digest(&[0; 9]),
@@ -149,14 +149,14 @@ impl Order {
             options,
             primary,
             secondary: Box::default(),
-            public_keys,
+            public_keys: key_pair.clone().into_iter().collect(),
             role: role.map(Box::<Role>::new),
             tags: given_tags.into(),
             user_data: user_data(params, "UserData")?,
             details: None,
         };
         let mut template = InstanceRecord::new("", Owner::Api, spec);
-        template.key_name = key_name;
+        template.key_name = key_pair.map(|pair| pair.name);
         template.transition = Some(Transition::Pending);
         template.attributes = launch_attributes(params)?;
         template.launch = Launch {
@@ -375,9 +375,9 @@ fn security_groups(
     Ok(Arc::new([group]))
 }
 
-fn key_pair(call: &Call<'_>) -> Result<(Option<Box<str>>, Box<[PublicKey]>), Refusal> {
+fn key_pair(call: &Call<'_>) -> Result<Option<PublicKey>, Refusal> {
     let Some(name) = call.params.text("KeyName") else {
-        return Ok((None, Box::default()));
+        return Ok(None);
     };
     let pair = call.view.key_pair(name).ok_or_else(|| {
         Refusal::new(
@@ -385,11 +385,10 @@ fn key_pair(call: &Call<'_>) -> Result<(Option<Box<str>>, Box<[PublicKey]>), Ref
             format!("The key pair '{name}' does not exist"),
         )
     })?;
-    let key = PublicKey {
+    Ok(Some(PublicKey {
         name: pair.name.clone(),
         openssh: pair.openssh.clone(),
-    };
-    Ok((Some(name.into()), Box::new([key])))
+    }))
 }
 
 /// User data, which is in base64 on the wire and nowhere else. Empty is none.

@@ -19,6 +19,9 @@ pub mod settle;
 mod tags;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 use super::call::Action;
 
 /// What may be called.

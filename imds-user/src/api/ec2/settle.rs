@@ -30,6 +30,10 @@ fn arrive(view: &View, id: InstanceId, others: &impl Others, now: UnixSeconds) -
     let Some(before) = view.instance(id) else {
         return Vec::new();
     };
+    // So it is with nearly all of them, at every change of any.
+    if before.transition.is_none() && before.options.applied == before.options.changed {
+        return Vec::new();
+    }
     let mut life = view.life(id).clone();
     let mut record = before.clone();
     match record.transition {

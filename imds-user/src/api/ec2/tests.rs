@@ -1,0 +1,333 @@
+//! Actions over records in memory: a call is a line, and so is what becomes of it.
+
+use std::path::Path;
+
+use super::ACTIONS;
+use super::settle::{Others, TERMINATED_SECONDS, settle};
+use crate::api::call::{Call, Caller, Change, Entropy, Outcome, action_of, answer};
+use crate::api::fault::Refusal;
+use crate::api::query::Query;
+use crate::config::{Files, Ground, Installation, load};
+use crate::instance::{InstanceId, UnixMillis, UnixSeconds};
+use crate::store::backend::{Item, Revision};
+use crate::store::{InstanceRecord, KeyRole, Owner, Record, View, Who};
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+const ID: &str = "i-0123456789abcdef0";
+const FILE: &str = r#"
+[[instance]]
+port = "veth0"
+id = "i-0123456789abcdef0"
+
+[instance.tags]
+"a/b" = ""
+"#;
+
+struct OneFile;
+
+impl Files for OneFile {
+    fn read(&self, _: &Path, _: usize) -> std::io::Result<Vec<u8>> {
+        Ok(FILE.as_bytes().to_vec())
+    }
+}
+
+/// Records, and what calls make of them.
+struct World {
+    view: View,
+    ground: Ground,
+    role: KeyRole,
+}
+
+impl World {
+    /// With an instance of the API's.
+    fn new() -> Self {
+        let installation = Installation {
+            seed: [5; 16],
+            created: UnixSeconds(1_700_000_000),
+        };
+        let settings = load(Path::new("x.toml"), &installation, &OneFile).unwrap();
+        let instance = settings.guests.into_iter().next().unwrap().instance;
+        let record = InstanceRecord::new("web", Owner::Api, instance);
+        let mut world = Self {
+            view: View::default(),
+            ground: Ground::of(settings.host, installation),
+            role: KeyRole::Admin,
+        };
+        world.keep(vec![Change::Put(Record::Instance(Box::new(record)))]);
+        world
+    }
+
+    fn keep(&mut self, changes: Vec<Change>) {
+        let revision = Revision(self.view.revision().0 + 1);
+        let items = changes.into_iter().map(|change| match change {
+            Change::Put(record) => Item {
+                key: record.key(),
+                value: Some(record.encode().unwrap()),
+                revision,
+            },
+            Change::Remove(key) => Item {
+                key,
+                value: None,
+                revision,
+            },
+        });
+        self.view.take(revision, items.collect()).unwrap();
+    }
+
+    fn call(&self, form: &str, entropy: u8) -> Result<Outcome, Refusal> {
+        let form = form
+            .replace("ID", ID)
+            .replace("IMAGE", self.ground.images[0].id.as_str());
+        let query = Query::read(b"", form.as_bytes())?;
+        let params = query.params();
+        let action = action_of(ACTIONS, &params)?;
+        let caller = Caller {
+            who: Who::User(0),
+            role: self.role,
+        };
+        answer(
+            action,
+            &Call {
+                action: action.name,
+                params: params.clone(),
+                caller: &caller,
+                view: &self.view,
+                ground: &self.ground,
+                now: NOW,
+                entropy: Entropy::new([entropy; 32]),
+                request_id: "4a",
+            },
+        )
+    }
+
+    /// Makes a call and keeps what it changes. Its answer has this in it: a part of the document, or the error.
+    fn check(&mut self, form: &str, part: &str) {
+        let shown = match self.call(form, 7) {
+            Ok(outcome) => {
+                self.keep(outcome.changes);
+                String::from_utf8(outcome.body).unwrap()
+            }
+            Err(refusal) => refusal.to_string(),
+        };
+        assert!(shown.contains(part), "{form}: {shown}");
+    }
+
+    fn settle(&mut self, others: &Machines, now: UnixSeconds) {
+        self.keep(settle(&self.view, others, now));
+    }
+
+    fn check_state(&self, state: &str, options: &str) {
+        let id: InstanceId = ID.parse().unwrap();
+        let record = self.view.instance(id).unwrap();
+        let found = record.state(self.view.life(id)).as_str();
+        assert_eq!((found, record.options.state()), (state, options));
+    }
+}
+
+/// Others, who do what they are told to or not.
+struct Machines {
+    has_machine: bool,
+    serves: bool,
+}
+
+impl Others for Machines {
+    fn has_machine(&self, _: InstanceId) -> bool {
+        self.has_machine
+    }
+
+    fn serves(&self, _: &InstanceRecord) -> bool {
+        self.serves
+    }
+}
+
+const NOBODY: Machines = Machines {
+    has_machine: false,
+    serves: true,
+};
+
+#[test]
+fn a_rehearsal_changes_nothing_and_is_refused_like_the_real_thing() {
+    let mut world = World::new();
+    let before = world.view.clone();
+    let modify = "Action=ModifyInstanceMetadataOptions&DryRun=true&InstanceId=";
+    world.check(
+        &format!("{modify}ID&HttpTokens=required"),
+        "DryRunOperation: ",
+    );
+    world.check(
+        &format!("{modify}ID&HttpTokens=maybe"),
+        "InvalidParameterValue: ",
+    );
+    world.check(
+        &format!("{modify}i-12345678"),
+        "InvalidInstanceID.NotFound: ",
+    );
+    world.role = KeyRole::ReadOnly;
+    world.check(
+        &format!("{modify}ID&HttpTokens=required"),
+        "UnauthorizedOperation: ",
+    );
+    world.check("Action=DescribeInstances&DryRun=true", "DryRunOperation: ");
+    assert_eq!(world.view, before);
+}
+
+#[test]
+fn an_action_is_one_of_the_list() {
+    let mut world = World::new();
+    world.check("Version=2016-11-15", "MissingAction: ");
+    world.check("Action=", "MissingAction: ");
+    world.check(
+        "Action=RunInstance",
+        "InvalidAction: The action RunInstance is not valid",
+    );
+    let names: Vec<_> = ACTIONS.iter().map(|action| action.name).collect();
+    assert!(
+        names.is_sorted(),
+        "a list that is looked through is in order"
+    );
+}
+
+#[test]
+fn options_are_applied_when_somebody_serves_them() {
+    let mut world = World::new();
+    let modify = "Action=ModifyInstanceMetadataOptions&InstanceId=ID&HttpTokens=required";
+    world.check(
+        modify,
+        "<state>pending</state><httpTokens>required</httpTokens>",
+    );
+    let nobody_serves = Machines {
+        serves: false,
+        ..NOBODY
+    };
+    world.settle(&nobody_serves, NOW.seconds());
+    world.check_state("running", "pending");
+    world.settle(&NOBODY, NOW.seconds());
+    world.check_state("running", "applied");
+    // What is so already is not waited for.
+    world.check(modify, "<state>applied</state>");
+}
+
+#[test]
+fn empty_parameters_are_not_given() {
+    let mut world = World::new();
+    let modify =
+        "Action=ModifyInstanceMetadataOptions&InstanceId=ID&HttpEndpoint=&HttpTokens=required";
+    world.check(modify, "<httpTokens>required</httpTokens>");
+    let run = "Action=RunInstances&ImageId=IMAGE&MinCount=1&MaxCount=1&InstanceType=t3.micro";
+    world.check(
+        &format!("{run}&Placement.AvailabilityZone="),
+        "<name>pending</name>",
+    );
+}
+
+#[test]
+fn tags_that_are_no_paths_are_not_served() {
+    let mut world = World::new();
+    world.check(
+        "Action=ModifyInstanceMetadataOptions&InstanceId=ID&InstanceMetadataTags=enabled",
+        "InvalidParameterValue: 'a/b' is not a valid tag key",
+    );
+    world.check(
+        "Action=DeleteTags&ResourceId.1=ID&Tag.1.Key=a/b",
+        "<return>true</return>",
+    );
+    world.check(
+        "Action=ModifyInstanceMetadataOptions&InstanceId=ID&InstanceMetadataTags=enabled",
+        "<instanceMetadataTags>enabled<",
+    );
+    world.check(
+        "Action=CreateTags&ResourceId.1=ID&Tag.1.Key=.&Tag.1.Value=",
+        "InvalidParameterValue: '.' is not a valid tag key",
+    );
+}
+
+#[test]
+fn a_transition_ends_when_there_is_nothing_to_wait_for() {
+    let mut world = World::new();
+    let somebody = Machines {
+        has_machine: true,
+        ..NOBODY
+    };
+    let now = NOW.seconds();
+    world.check(
+        "Action=StopInstances&InstanceId.1=ID",
+        "<currentState><code>64</code><name>stopping</name></currentState>\
+         <previousState><code>16</code><name>running</name></previousState>",
+    );
+    world.check(
+        "Action=StartInstances&InstanceId.1=ID",
+        "IncorrectInstanceState: ",
+    );
+    world.settle(&somebody, now);
+    world.check_state("stopping", "applied");
+    world.settle(&NOBODY, now);
+    world.check_state("stopped", "applied");
+    world.check(
+        "Action=StartInstances&InstanceId.1=ID",
+        "<name>pending</name>",
+    );
+    world.settle(&NOBODY, now);
+    world.check_state("running", "applied");
+    world.check(
+        "Action=TerminateInstances&InstanceId.1=ID",
+        "<name>shutting-down</name>",
+    );
+    world.settle(&NOBODY, now);
+    world.check_state("terminated", "applied");
+    world.check(
+        "Action=StartInstances&InstanceId.1=ID",
+        "IncorrectInstanceState: ",
+    );
+    world.check(
+        "Action=DescribeInstances&InstanceId.1=ID",
+        "<code>48</code>",
+    );
+}
+
+#[test]
+fn a_terminated_instance_is_forgotten_after_a_while() {
+    let mut world = World::new();
+    world.check(
+        "Action=TerminateInstances&InstanceId.1=ID",
+        "<name>shutting-down</name>",
+    );
+    let now = NOW.seconds();
+    world.settle(&NOBODY, now);
+    world.settle(&NOBODY, UnixSeconds(now.0 + TERMINATED_SECONDS));
+    world.check_state("terminated", "applied");
+    world.settle(&NOBODY, UnixSeconds(now.0 + TERMINATED_SECONDS + 1));
+    assert!(world.view.instances().is_empty() && world.view.lives().is_empty());
+}
+
+#[test]
+fn an_attempt_that_is_repeated_makes_the_same_instances() {
+    let world = World::new();
+    let run = "Action=RunInstances&ImageId=IMAGE&MinCount=2&MaxCount=2&InstanceType=t3.micro";
+    let changes = |entropy| world.call(run, entropy).map(|outcome| outcome.changes).ok();
+    assert_eq!(changes(1), changes(1));
+    assert_ne!(changes(1), changes(2));
+}
+
+#[test]
+fn a_subnet_has_room_for_as_many_as_it_has_addresses() {
+    let mut world = World::new();
+    let subnet = crate::instance::Subnet::clone(&world.ground.subnet);
+    world.ground.subnet = std::sync::Arc::new(crate::instance::Subnet {
+        ipv4_cidr: Some("172.31.0.0/28".parse().unwrap()),
+        ..subnet
+    });
+    let run = |n: u32| {
+        format!("Action=RunInstances&ImageId=IMAGE&MinCount={n}&MaxCount={n}&InstanceType=t3.micro")
+    };
+    world.check(&run(12), "InsufficientFreeAddressesInSubnet: ");
+    world.check(&run(11), "<privateIpAddress>172.31.0.14</privateIpAddress>");
+    let addresses = world
+        .view
+        .instances()
+        .values()
+        .flat_map(|record| record.value.spec.primary.private_ipv4s.to_vec());
+    let mut addresses: Vec<_> = addresses.map(|private| private.address).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 12, "no two have the same");
+}
