@@ -95,6 +95,7 @@ pub(super) const RULES: &[Rule] = &[
             "imds-user/src/api/attend.rs",
             "imds-user/src/api/server.rs",
             "imds-user/src/api/service.rs",
+            "imds-user/src/api/tls.rs",
             "imds-user/src/identity/disk.rs",
             "imds-user/src/identity/signer.rs",
         ],
