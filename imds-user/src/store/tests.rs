@@ -7,9 +7,9 @@ use super::backend::State;
 use super::handle::Changes;
 use super::history::FieldChange;
 use super::memory::Memory;
-use super::record::{Facet, Launch, Transition};
+use super::record::{Launch, Transition};
 use super::*;
-use crate::config::PortBy;
+use crate::config::{Facet, PortBy, Rest};
 use crate::credentials::{AssumeRole, CredentialProcess, CredentialSource};
 use crate::discovery::admitted::Admission;
 use crate::instance::{Switch, Tag, TokenUse, UnixMillis, UnixSeconds};
@@ -129,6 +129,15 @@ fn everything() -> Vec<Record> {
                 value: "b".into(),
             }],
         })),
+        Record::Rest(Rest(
+            serde_json::json!({
+                "host": { "region": "us-east-1" },
+                "template": [{ "role": { "token": "hunter9" }, "user-data": "hunter10" }],
+            })
+            .as_object()
+            .unwrap()
+            .clone(),
+        )),
     ]
 }
 

@@ -8,6 +8,7 @@ use super::history::{NewEntry, Note, difference};
 use super::record::{
     AccessKey, AccountDefaults, InstanceRecord, Key, KeyPair, Kind, Record, RecordError,
 };
+use crate::config::Rest;
 use crate::discovery::admitted::Admission;
 use crate::instance::InstanceId;
 use crate::life::Life;
@@ -33,6 +34,7 @@ pub struct View {
     defaults: Option<Versioned<AccountDefaults>>,
     access_keys: Table<Box<str>, AccessKey>,
     key_pairs: Table<Box<str>, KeyPair>,
+    rest: Option<Versioned<Rest>>,
 }
 
 impl View {
@@ -108,6 +110,12 @@ impl View {
         &self.key_pairs
     }
 
+    /// What the file says besides instances; none if none was ever applied.
+    #[must_use]
+    pub fn rest(&self) -> Option<&Rest> {
+        self.rest.as_ref().map(|versioned| &*versioned.value)
+    }
+
     /// A record of any kind, and the revision that wrote it.
     #[must_use]
     pub fn record(&self, key: &Key) -> Option<(Revision, Record)> {
@@ -136,6 +144,7 @@ impl View {
             Kind::KeyPair => found(self.key_pairs.get(name), |value| {
                 Record::KeyPair(Box::new(value))
             }),
+            Kind::Rest => found(self.rest.as_ref(), Record::Rest),
         }
     }
 
@@ -188,6 +197,7 @@ impl View {
                 let id = value.id.clone();
                 self.access_keys.insert(id, versioned(revision, value));
             }
+            Record::Rest(value) => self.rest = Some(versioned(revision, value)),
             Record::KeyPair(value) => {
                 let name = value.name.clone();
                 self.key_pairs.insert(name, versioned(revision, *value));
@@ -205,6 +215,7 @@ impl View {
             Kind::Defaults => self.defaults = None,
             Kind::AccessKey => drop(self.access_keys.remove(name)),
             Kind::KeyPair => drop(self.key_pairs.remove(name)),
+            Kind::Rest => self.rest = None,
         }
     }
 }
@@ -243,6 +254,19 @@ impl Draft<'_> {
             Some(value),
             entry,
         );
+        Ok(())
+    }
+
+    /// Makes a record what is given, and no entry of it: what becomes known of a change that has its entry already.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn put_unnoted(&mut self, record: &Record) -> Result<(), RecordError> {
+        let key = record.key();
+        let revision = self.of.record(&key).map(|(revision, _)| revision);
+        let value = record.encode()?;
+        self.transaction.expected.push((key.clone(), revision));
+        self.transaction.writes.push((key, Some(value)));
         Ok(())
     }
 
