@@ -7,6 +7,7 @@ mod admit;
 mod commands;
 mod follow;
 mod following;
+mod records;
 mod uplinks;
 
 use std::{
@@ -26,7 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     capabilities,
-    config::{self, ConfigError, Guard, Guest, Origin, PortBy, Settings, disk::Disk},
+    config::{ConfigError, Guard, Guest, Origin, PortBy, Settings},
     control::{
         self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
         server::Question,
@@ -56,9 +57,14 @@ use crate::{
     },
     service_manager::{self, Watchdog},
     state::{StateDir, StateError},
+    store::{
+        CommitError, Store, StoreError,
+        apply::{ApplyError, Precedence},
+    },
     teardown,
 };
 use following::Following;
+use records::Pending;
 
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
@@ -123,6 +129,15 @@ pub enum DaemonError {
     /// The responder.
     #[error(transparent)]
     Responder(#[from] ResponderError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was to be kept was changed by somebody else meanwhile.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The configuration does not fit the instances of others.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The interfaces could not be listed.
     #[error(transparent)]
     Links(#[from] LinkError),
@@ -163,13 +178,15 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     })?;
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
-    let settings = config::load(&options.config, &state.installation()?, &Disk)?;
+    let store = records::open(&state)?;
+    let note = records::of_the_daemon(&options);
+    let reading = records::read(&state, &store, &options.config, Precedence::Edits, note)?;
     let Settings {
         host,
         guard,
         guests,
         discovery,
-    } = settings;
+    } = reading.settings;
     let lives = state.lives()?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
@@ -183,12 +200,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         return Err(obstacle);
     }
     following.warn(&wanted.0).await;
+    reading.pending.keep(&store).await?;
     let is_first = teardown::is_nothing_left(&state, cookie).unwrap_or(false);
 
     let mut is_ready = false;
     let start = StartOf {
         options,
         state: &state,
+        store,
         cookie,
         host,
         guard,
@@ -211,6 +230,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 struct StartOf<'a> {
     options: Options,
     state: &'a StateDir,
+    /// What is kept of instances.
+    store: Store,
     /// The kernel's number for the host's namespace.
     cookie: u64,
     host: Host,
@@ -245,6 +266,8 @@ fn sources(wanted: &Wanted) -> impl Iterator<Item = (&str, &CredentialSource)> {
 
 struct Daemon {
     options: Options,
+    /// What is kept of instances. The state directory has it.
+    store: Store,
     started: UnixSeconds,
     workers: u16,
     dataplane: DataPlane,
@@ -294,6 +317,7 @@ impl Daemon {
         let StartOf {
             options,
             state,
+            store,
             cookie,
             host,
             guard,
@@ -361,6 +385,7 @@ impl Daemon {
         }
         let mut daemon = Self {
             options,
+            store,
             started: now(),
             workers,
             dataplane,
@@ -389,6 +414,7 @@ impl Daemon {
             daemon.dataplane.reap_filters(daemon.host_end.ifindex)?;
         }
         pins.reap()?;
+        daemon.note_applied().await;
         memory::give_back();
         Ok(daemon)
     }
@@ -472,7 +498,21 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
-        let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
+        let note = records::of_the_daemon(&self.options);
+        let file = &self.options.config;
+        let reading = records::read(state, &self.store, file, Precedence::Edits, note)?;
+        self.take_on(state, reading.settings, reading.pending, false)
+            .await
+    }
+
+    /// Keeps what a file says, and puts it in force. A wrong one changes nothing.
+    async fn take_on(
+        &mut self,
+        state: &StateDir,
+        settings: Settings,
+        pending: Pending,
+        must_be_kept: bool,
+    ) -> Result<(), DaemonError> {
         let is_other_docker = settings.discovery.docker != self.following.discovery.docker;
         let snapshot = if is_other_docker {
             Snapshot::default()
@@ -488,6 +528,17 @@ impl Daemon {
             let obstacle = self.following.obstacle(&wanted.0, self.options.is_strict);
             obstacle.map_or(Ok(wanted), Err)
         });
+        let settled = match settled {
+            Ok(wanted) => {
+                let kept = if must_be_kept {
+                    pending.keep_or_fail(&self.store).await
+                } else {
+                    pending.keep(&self.store).await
+                };
+                kept.map(|()| wanted)
+            }
+            Err(error) => Err(error),
+        };
         let wanted = match settled {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -503,7 +554,9 @@ impl Daemon {
         }
         uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
         self.guard = settings.guard;
-        self.apply(state, settings.host, wanted).await
+        self.apply(state, settings.host, wanted).await?;
+        self.note_applied().await;
+        Ok(())
     }
 
     /// Makes what is served what is wanted. Guests that did not change notice nothing.
@@ -594,6 +647,7 @@ impl Daemon {
                 limits,
                 credential_source,
                 mut instance,
+                said: _,
             } = guest;
             if let Some(source) = &credential_source {
                 self.credentials.fill(&mut instance, source);
@@ -662,7 +716,7 @@ impl Daemon {
     }
 
     async fn answer(&mut self, state: &StateDir, question: Question) {
-        let answer = self.obey(state, question.request).await;
+        let answer = self.obey(state, question.request, question.uid).await;
         // The client may have gone.
         question.answer.send(answer).ok();
     }
@@ -723,6 +777,7 @@ impl Served {
             limits,
             credential_source,
             instance: configured,
+            said: _,
         } = guest;
         let instance = life.over(&configured);
         let is_other = instance != configured;

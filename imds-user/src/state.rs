@@ -24,6 +24,7 @@ const LIVES: &str = "life.json";
 const ADMITTED: &str = "admitted.json";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+const STORE: &str = "store.db";
 const SOCKET: &str = "control.sock";
 const RESPONDERS: &str = "responders";
 
@@ -201,6 +202,12 @@ impl StateDir {
         socket_in(&self.path)
     }
 
+    /// See [`store_in`].
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        store_in(&self.path)
+    }
+
     /// See [`responders_in`].
     #[must_use]
     pub fn responders(&self) -> PathBuf {
@@ -235,6 +242,12 @@ pub fn namespace_name_in(state_dir: &Path) -> String {
 #[must_use]
 pub fn socket_in(state_dir: &Path) -> PathBuf {
     state_dir.join(SOCKET)
+}
+
+/// Where a state directory has what is kept of instances ([`crate::store`]).
+#[must_use]
+pub fn store_in(state_dir: &Path) -> PathBuf {
+    state_dir.join(STORE)
 }
 
 /// The directory of the sockets by which the responders of this state directory are reached.

@@ -229,6 +229,15 @@ impl Host {
         self.start_version(&imds_path())
     }
 
+    /// Starts the daemon with the configuration file as it is.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    #[must_use]
+    pub fn start_as_written(&self) -> Daemon {
+        Daemon::start(&self.namespace, self.what_to_start())
+    }
+
     /// Starts the daemon from another binary.
     ///
     /// # Panics

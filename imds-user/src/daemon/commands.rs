@@ -44,8 +44,8 @@ impl<E: Into<DaemonError>> From<E> for Trouble {
 }
 
 impl Daemon {
-    pub(super) async fn obey(&mut self, state: &StateDir, request: Request) -> Answer {
-        match self.try_to_obey(state, request).await {
+    pub(super) async fn obey(&mut self, state: &StateDir, request: Request, uid: u32) -> Answer {
+        match self.try_to_obey(state, request, uid).await {
             Ok(answer) => answer,
             Err(Trouble::Unfit(refused)) => Answer::Refused { refused },
             Err(Trouble::Broken(error)) => {
@@ -56,7 +56,12 @@ impl Daemon {
         }
     }
 
-    async fn try_to_obey(&mut self, state: &StateDir, request: Request) -> Result<Answer, Trouble> {
+    async fn try_to_obey(
+        &mut self,
+        state: &StateDir,
+        request: Request,
+        uid: u32,
+    ) -> Result<Answer, Trouble> {
         Ok(match request {
             Request::Status {} => Answer::Status(Box::new(self.report().await?)),
             Request::Instances {} => Answer::Instances {
@@ -113,6 +118,10 @@ impl Daemon {
                     event_id: None,
                     instance: forgotten,
                 }))
+            }
+            Request::Apply { file, dry_run } => {
+                let applied = self.apply_file(state, file, dry_run, uid).await?;
+                Answer::Applied(applied.map_err(Trouble::Unfit)?)
             }
             Request::Port { port } => Answer::Port(self.port_report(&port).await?),
         })
