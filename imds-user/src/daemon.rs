@@ -58,7 +58,7 @@ use crate::{
     service_manager::{self, Watchdog},
     state::{StateDir, StateError},
     store::{
-        CommitError, Store, StoreError,
+        self, CommitError, Store, StoreError, View,
         apply::{ApplyError, Precedence},
     },
     teardown,
@@ -178,7 +178,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     })?;
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
-    let store = records::open(&state)?;
+    let (store, lives, admitted) = records::open(&state).await?;
     let note = records::of_the_daemon(&options);
     let reading = records::read(&state, &store, &options.config, Precedence::Edits, note)?;
     let Settings {
@@ -187,12 +187,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         guests,
         discovery,
     } = reading.settings;
-    let lives = state.lives()?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,
     })?;
-    let mut following = Following::begin(discovery, state.admitted()?, cookie)?;
+    let mut following = Following::begin(discovery, admitted, cookie)?;
     let mut sources = following.start_sources();
     following.hear_first(&mut sources).await;
     let wanted = following.settle(guests, &BTreeMap::new()).await?;
@@ -200,7 +199,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         return Err(obstacle);
     }
     following.warn(&wanted.0).await;
-    reading.pending.keep(&store).await?;
+    let is_file_kept = reading.pending.keep(&store).await?;
+    let records = store.watch(store.read(View::revision));
     let is_first = teardown::is_nothing_left(&state, cookie).unwrap_or(false);
 
     let mut is_ready = false;
@@ -208,6 +208,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         options,
         state: &state,
         store,
+        records,
+        is_file_kept,
         cookie,
         host,
         guard,
@@ -232,6 +234,10 @@ struct StartOf<'a> {
     state: &'a StateDir,
     /// What is kept of instances.
     store: Store,
+    /// What changes of it from now on.
+    records: store::Watch,
+    /// Whether it has what the configuration file says.
+    is_file_kept: bool,
     /// The kernel's number for the host's namespace.
     cookie: u64,
     host: Host,
@@ -268,6 +274,10 @@ struct Daemon {
     options: Options,
     /// What is kept of instances. The state directory has it.
     store: Store,
+    /// Tells who else changes it.
+    records: store::Watch,
+    /// Whether it has what the configuration file says. A full disk does not keep a file from being served.
+    is_file_kept: bool,
     started: UnixSeconds,
     workers: u16,
     dataplane: DataPlane,
@@ -318,6 +328,8 @@ impl Daemon {
             options,
             state,
             store,
+            records,
+            is_file_kept,
             cookie,
             host,
             guard,
@@ -353,7 +365,7 @@ impl Daemon {
             host: Some(host.clone()),
             ..Update::default()
         };
-        commands::catch_up(&mut lives, state);
+        commands::catch_up(&mut lives, &store).await;
         let mut guests = admit(&mut dataplane, &credentials, &lives, wanted, &mut update)?;
         update.remove = dataplane.close_unclaimed()?;
         let released = update.remove.clone();
@@ -386,6 +398,8 @@ impl Daemon {
         let mut daemon = Self {
             options,
             store,
+            records,
+            is_file_kept,
             started: now(),
             workers,
             dataplane,
@@ -445,11 +459,16 @@ impl Daemon {
                 _ = signals.reload.recv() => self.reload(state).await,
                 Some(question) = questions.recv() => self.answer(state, question).await,
                 () = commands::due(self.lives.next_due()) => {
-                    if let Err(error) = self.fall_due(state).await {
+                    if let Err(error) = self.fall_due().await {
                         tracing::error!("planned changes: {error}");
                     }
                 }
                 () = watchdog.sign() => {}
+                changes = records::heard(&mut self.records) => {
+                    if let Err(error) = self.hear_of_records(state, changes).await {
+                        tracing::error!("instances that others changed: {error}");
+                    }
+                }
                 () = self.credentials.changed() => self.renew_credentials().await?,
                 changes = self.watch.next() => {
                     let changes = match changes {
@@ -471,7 +490,7 @@ impl Daemon {
                 }
                 () = until(look_due) => {
                     let begin = Instant::now();
-                    if let Err(error) = self.follow(state, std::mem::take(&mut may_be_anything)).await {
+                    if let Err(error) = self.follow(std::mem::take(&mut may_be_anything)).await {
                         tracing::error!("follow interfaces and routes: {error}");
                         self.following.is_unsettled = true;
                     }
@@ -501,14 +520,12 @@ impl Daemon {
         let note = records::of_the_daemon(&self.options);
         let file = &self.options.config;
         let reading = records::read(state, &self.store, file, Precedence::Edits, note)?;
-        self.take_on(state, reading.settings, reading.pending, false)
-            .await
+        self.take_on(reading.settings, reading.pending, false).await
     }
 
     /// Keeps what a file says, and puts it in force. A wrong one changes nothing.
     async fn take_on(
         &mut self,
-        state: &StateDir,
         settings: Settings,
         pending: Pending,
         must_be_kept: bool,
@@ -535,7 +552,10 @@ impl Daemon {
                 } else {
                     pending.keep(&self.store).await
                 };
-                kept.map(|()| wanted)
+                kept.map(|is_kept| {
+                    self.is_file_kept = is_kept;
+                    wanted
+                })
             }
             Err(error) => Err(error),
         };
@@ -554,7 +574,7 @@ impl Daemon {
         }
         uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
         self.guard = settings.guard;
-        self.apply(state, settings.host, wanted).await?;
+        self.apply(settings.host, wanted).await?;
         self.note_applied().await;
         Ok(())
     }
@@ -562,12 +582,12 @@ impl Daemon {
     /// Makes what is served what is wanted. Guests that did not change notice nothing.
     async fn apply(
         &mut self,
-        state: &StateDir,
         host: Host,
         (wanted, plan): (Wanted, Plan),
     ) -> Result<(), DaemonError> {
         self.rename(&plan.renames, Vec::new());
-        self.note_user_data(state, &wanted)?;
+        let guests = wanted.iter().map(|(port, (guest, _))| (port, guest));
+        self.note_user_data(guests).await;
         let mut update = Update::default();
         if host != self.host {
             update.host = Some(host.clone());
@@ -636,10 +656,31 @@ impl Daemon {
         let is_host_new = update.host.is_some();
         let mut fresh = Wanted::new();
         for (port_name, (guest, port)) in wanted {
-            let Some(known) = self.served.get_mut(&port_name) else {
+            if self.served.contains_key(&port_name) {
+                self.retell(&port_name, guest, at, is_host_new, update)?;
+            } else {
                 fresh.insert(port_name, (guest, port));
-                continue;
-            };
+            }
+        }
+        admit(
+            &mut self.dataplane,
+            &self.credentials,
+            &self.lives,
+            fresh,
+            update,
+        )
+    }
+
+    /// Makes a guest that is served what is now said of it, and notes what is new to it.
+    fn retell(
+        &mut self,
+        port_name: &str,
+        guest: Guest,
+        at: UnixSeconds,
+        is_host_new: bool,
+        update: &mut Update,
+    ) -> Result<(), DaemonError> {
+        if let Some(known) = self.served.get_mut(port_name) {
             let Guest {
                 name,
                 port: by,
@@ -668,13 +709,7 @@ impl Daemon {
                 update.upsert.push((slot, Arc::clone(&known.state)));
             }
         }
-        admit(
-            &mut self.dataplane,
-            &self.credentials,
-            &self.lives,
-            fresh,
-            update,
-        )
+        Ok(())
     }
 
     /// Lets a guest's packets in; those of a stopped one are dropped. One whose interface is not there sends none.

@@ -5,12 +5,16 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
-use imds_tests::{Guest, Host, INSTANCE_ID, TOKEN_FIELD, skip};
+use imds_tests::{Address, Guest, Host, INSTANCE_ID, TOKEN_FIELD, eventually, skip};
+use imds_user::config::PortBy;
 use imds_user::instance::options::TokenUse;
-use imds_user::instance::{InstanceId, UnixMillis};
+use imds_user::instance::{InstanceId, UnixMillis, UnixSeconds};
+use imds_user::life::Life;
 use imds_user::store::backend::{Backend, State};
-use imds_user::store::{InstanceRecord, Note, Record, Sqlite, View, Who};
+use imds_user::store::record::Transition;
+use imds_user::store::{InstanceRecord, Note, Owner, Record, Sqlite, View, Who};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
@@ -70,21 +74,25 @@ fn view_of(store: &mut Sqlite) -> View {
     view
 }
 
-/// What a call of the API does to the records of a host on which no daemon runs.
+/// What a call of the API does to the record of an instance, or to a copy of it.
 fn call(host: &Host, id: &str, change: impl Fn(&mut InstanceRecord)) {
     let id: InstanceId = id.parse().expect("an id");
+    write(host, |view| {
+        let mut record = view.instance(id).expect("it is kept").clone();
+        change(&mut record);
+        Record::Instance(Box::new(record))
+    });
+}
+
+fn write(host: &Host, record: impl Fn(&View) -> Record) {
     let mut store = Sqlite::open(&host.state_dir().join("store.db")).expect("it opens");
     let view = view_of(&mut store);
-    let mut record = view.instance(id).expect("it is kept").clone();
-    change(&mut record);
     let mut draft = view.draft(Note {
         at: UnixMillis(1),
         who: Who::AccessKey("AKIA1".into()),
         what: "ModifyInstanceMetadataOptions".into(),
     });
-    draft
-        .put(&Record::Instance(Box::new(record)))
-        .expect("it is written down");
+    draft.put(&record(&view)).expect("it is written down");
     store.commit(&draft.finish()).expect("it is kept");
 }
 
@@ -210,6 +218,92 @@ fn without_a_daemon_it_is_kept_for_the_next_one() {
     let _daemon = host.start();
     check_wrong(&host);
     assert_eq!(web.get(INSTANCE_ID).status(), 401);
+}
+
+/// What others write is in force soon; what this daemon's own API writes, at once.
+#[test]
+fn what_others_change_of_the_records_is_in_force_while_the_daemon_runs() {
+    let Some((mut host, web)) = host_with_web() else {
+        return;
+    };
+    let db = host.guest("db").routed("10.0.0.11").unregistered().up();
+    let _daemon = host.start();
+    let mut open = web.connect();
+    assert_eq!(open.get(INSTANCE_ID, &[]).status(), 200);
+    call(&host, web.id(), |record| {
+        record.spec.options.http_tokens = TokenUse::Required;
+        record.options.change();
+    });
+    let soon = Duration::from_secs(5);
+    eventually("tokens are required", soon, || {
+        (open.get(INSTANCE_ID, &[]).status() == 401).then_some(())
+    });
+    eventually("it is said", soon, || {
+        let mut store = Sqlite::open(&host.state_dir().join("store.db")).expect("it opens");
+        let id = web.id().parse().expect("an id");
+        let view = view_of(&mut store);
+        let record = view.instance(id).expect("it is kept");
+        (record.options.state() == "applied").then_some(())
+    });
+    // One that a call of the API brings, at a port that waits for it.
+    let launched = "i-0fedcba9876543210";
+    call(&host, web.id(), |record| {
+        record.spec.id = launched.parse().expect("an id");
+        record.name = "launched".into();
+        record.owner = Owner::Api;
+        record.said.clear();
+        record.port = Some(PortBy::Name(db.port().parse().expect("a name")));
+        record.spec.options.http_tokens = TokenUse::Optional;
+    });
+    eventually("it is served", soon, || {
+        let answer = db
+            .try_connect(Address::V4)
+            .ok()?
+            .get(INSTANCE_ID, &[])
+            .text()
+            .to_owned();
+        (answer == launched).then_some(())
+    });
+    // No file takes it away, and it is there after a start.
+    assert_eq!(apply(&host, ""), ["change web"]);
+    assert_eq!(db.get(INSTANCE_ID).text(), launched);
+    // It is stopped, started and terminated by records alone.
+    let life = |stopped| {
+        let id: InstanceId = launched.parse().expect("an id");
+        write(&host, |_| {
+            Record::Life(
+                id,
+                Box::new(Life {
+                    stopped,
+                    ..Life::NOTHING
+                }),
+            )
+        });
+    };
+    let ports = |host: &Host, name: &str| -> Vec<String> {
+        let status = host.status();
+        let ports = status["ports"].as_array().expect("a list").clone();
+        let of_it = ports.iter().filter(|port| port["name"] == name);
+        of_it
+            .map(|port| port["state"].as_str().expect("text").to_owned())
+            .collect()
+    };
+    life(Some(UnixSeconds(1)));
+    eventually("it is stopped", soon, || {
+        (ports(&host, "launched") == ["stopped"]).then_some(())
+    });
+    life(None);
+    eventually("it runs", soon, || {
+        (ports(&host, "launched") == ["running"]).then_some(())
+    });
+    assert_eq!(db.get(INSTANCE_ID).text(), launched);
+    call(&host, launched, |record| {
+        record.transition = Some(Transition::Terminated { at: UnixSeconds(1) })
+    });
+    eventually("it is gone", soon, || {
+        ports(&host, "launched").is_empty().then_some(())
+    });
+    assert_eq!(ports(&host, "web"), ["running"]);
 }
 
 /// What one host exports makes the same of another.
