@@ -340,3 +340,66 @@ fn called(view: &View, about: &str) -> String {
         None => about.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use imds_user::store::history::FieldChange;
+
+    use super::*;
+
+    /// What a person sees, without colours.
+    #[track_caller]
+    fn check(applied: &Applied, expected: &str) {
+        let mut out = anstream::StripStream::new(Vec::new());
+        write_applied(&mut out, applied).unwrap();
+        assert_eq!(String::from_utf8(out.into_inner()).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_changes_is_told_line_by_line() {
+        let change = |action, name: &str, fields| Change {
+            instance_id: Some("i-0123456789abcdef0".parse().unwrap()),
+            name: name.into(),
+            action,
+            fields,
+        };
+        let tokens = FieldChange {
+            field: "metadata-options.http-tokens".into(),
+            old: Some("optional".into()),
+            new: Some("required".into()),
+        };
+        let mut applied = Applied {
+            dry_run: true,
+            in_force: false,
+            changes: vec![
+                change(Action::Add, "web", Vec::new()),
+                change(Action::Change, "db", vec![tokens]),
+                Change {
+                    instance_id: None,
+                    ..change(Action::Remove, "old", Vec::new())
+                },
+            ],
+        };
+        let lines = "+ web i-0123456789abcdef0\n\
+                     ~ db i-0123456789abcdef0\n    metadata-options.http-tokens: optional → required\n\
+                     - old\n\n";
+        check(
+            &applied,
+            &format!("{lines}would be added: 1, changed: 1, removed: 1\n"),
+        );
+        applied.dry_run = false;
+        check(
+            &applied,
+            &format!(
+                "{lines}added: 1, changed: 1, removed: 1\nkept: no daemon runs; the next one serves it\n"
+            ),
+        );
+        applied.in_force = true;
+        check(
+            &applied,
+            &format!("{lines}added: 1, changed: 1, removed: 1\n"),
+        );
+        applied.changes.clear();
+        check(&applied, "nothing to change\n");
+    }
+}

@@ -322,6 +322,21 @@ fn what_was_written_is_there_at_its_revision() {
 }
 
 #[test]
+fn instances_share_what_they_have_in_common() {
+    let mut memory = Memory::default();
+    let records = [record(instance("web")), record(instance("data"))];
+    memory.commit(&put(&View::default(), &records)).unwrap();
+    let view = view_of(&mut memory);
+    let mut interfaces = view
+        .instances()
+        .values()
+        .map(|versioned| &versioned.value.spec.primary);
+    let (one, other) = (interfaces.next().unwrap(), interfaces.next().unwrap());
+    assert!(Arc::ptr_eq(&one.subnet, &other.subnet));
+    assert!(Arc::ptr_eq(&one.security_groups, &other.security_groups));
+}
+
+#[test]
 fn whoever_was_too_late_changes_nothing() {
     on_each(|store| {
         let web = instance("web");

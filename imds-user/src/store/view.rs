@@ -1,6 +1,6 @@
 //! What a store holds, in memory and typed: what readers look at, and what changes are drafted from. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::backend::{Item, Revision, Transaction};
@@ -10,7 +10,7 @@ use super::record::{
 };
 use crate::config::Rest;
 use crate::discovery::admitted::Admission;
-use crate::instance::InstanceId;
+use crate::instance::{Instance, InstanceId, SecurityGroup, Subnet};
 use crate::life::Life;
 
 /// A value, and the revision that wrote it.
@@ -35,6 +35,40 @@ pub struct View {
     access_keys: Table<Box<str>, AccessKey>,
     key_pairs: Table<Box<str>, KeyPair>,
     rest: Option<Versioned<Rest>>,
+    shared: Shared,
+}
+
+/// Subnets and lists of security groups, of which most instances of a host have the same.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    subnets: HashSet<Arc<Subnet>>,
+    security_groups: HashSet<Arc<[SecurityGroup]>>,
+}
+
+/// It says nothing of what a view shows.
+impl PartialEq for Shared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Shared {
+    /// Has the instance share what others have too. A text of JSON shares nothing.
+    fn share(&mut self, instance: &mut Instance) {
+        for interface in std::iter::once(&mut instance.primary).chain(&mut instance.secondary) {
+            match self.subnets.get(&interface.subnet) {
+                Some(known) => interface.subnet = Arc::clone(known),
+                None => drop(self.subnets.insert(Arc::clone(&interface.subnet))),
+            }
+            match self.security_groups.get(&interface.security_groups) {
+                Some(known) => interface.security_groups = Arc::clone(known),
+                None => drop(
+                    self.security_groups
+                        .insert(Arc::clone(&interface.security_groups)),
+                ),
+            }
+        }
+    }
 }
 
 impl View {
@@ -181,7 +215,8 @@ impl View {
             }
         }
         match record {
-            Record::Instance(value) => {
+            Record::Instance(mut value) => {
+                self.shared.share(&mut value.spec);
                 let id = value.spec.id;
                 self.instances.insert(id, versioned(revision, *value));
             }
