@@ -18,8 +18,8 @@ use imds_user::http::bounds;
 use imds_user::instance::Limits;
 
 /// How long the others ask before the attack begins, and how long it lasts.
-const BEFORE: Duration = Duration::from_millis(700);
-const DURING: Duration = Duration::from_millis(1500);
+const BEFORE: Duration = Duration::from_millis(500);
+const DURING: Duration = Duration::from_millis(1000);
 /// How many connections an attacker keeps: more than any guest may have.
 const KEPT: usize = 1500;
 /// The address of the attacker, and of the others: they may well share it.

@@ -3,14 +3,14 @@
 //!
 //! | what | bound |
 //! |---|---|
-//! | a connection without a request in flight | [`IDLE_BYTES`] |
-//! | a connection with one | [`IN_FLIGHT_BYTES`] |
-//! | a guest | [`guest_bytes_max`], 67 MB with the usual limits |
-//! | all connections of all guests | [`CONNECTIONS_BYTES_MAX`], 820 MB |
-//! | what the kernel keeps of connections that nobody has accepted, or that are over | [`QUEUES_BYTES_MAX`], 340 MB |
+//! | a connection without a request in flight | [`IDLE_BYTES`], 30 KiB |
+//! | a connection with one | [`IN_FLIGHT_BYTES`], 170 KiB |
+//! | a guest | [`guest_bytes_max`], 65 MiB with the usual limits |
+//! | all connections of all guests | [`CONNECTIONS_BYTES_MAX`], 760 MiB |
+//! | what the kernel keeps of connections that nobody has accepted, or that are over | [`QUEUES_BYTES_MAX`], 300 MiB |
 //!
 //! The last two take sixteen guests or more that do all they can at once, and the last one a responder besides that does
-//! not come to accepting. A host that serves a thousand idle connections has some 15 MB of it.
+//! not come to accepting.
 
 use super::head::HEAD_BYTES_MAX;
 use crate::instance::{Limits, USER_DATA_BYTES_MAX};
@@ -81,15 +81,17 @@ pub const fn guest_bytes_max(limits: &Limits) -> usize {
 mod tests {
     use super::*;
 
-    fn check(bytes: usize, stated_mb: usize) {
-        assert_eq!(bytes.div_ceil(1_000_000), stated_mb, "{bytes} bytes");
+    fn check(bytes: usize, stated_kib: usize) {
+        assert_eq!(bytes, stated_kib << 10);
     }
 
     #[test]
     fn the_figures_above_are_right() {
-        check(guest_bytes_max(&Limits::DEFAULT), 67);
-        check(CONNECTIONS_BYTES_MAX, 820);
-        check(QUEUES_BYTES_MAX, 340);
+        check(IDLE_BYTES, 30);
+        check(IN_FLIGHT_BYTES, 170);
+        check(guest_bytes_max(&Limits::DEFAULT), 65 << 10);
+        check(CONNECTIONS_BYTES_MAX, 760 << 10);
+        check(QUEUES_BYTES_MAX, 300 << 10);
     }
 
     #[test]
