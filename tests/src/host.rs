@@ -31,7 +31,8 @@ availability-zone = "eu-central-1b"
 account-id = "123456789012"
 "#;
 /// No limits but where a test is about them: load is to show other things.
-const NO_LIMITS: &str = "limits = { packets-per-second = 0, requests-per-second = 0 }\n";
+const NO_LIMITS: &str =
+    "limits = { packets-per-second = 0, requests-per-second = 0, connections-per-second = 0 }\n";
 
 /// The hardware address of every bridge: its own, because a bridge without one borrows its first port's and so hides
 /// that a routed packet of a bridged guest is addressed to somebody else than the port.

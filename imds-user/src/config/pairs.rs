@@ -87,7 +87,9 @@ const KEYS: &[Key] = &[
     ),
     same("limits.packets-per-second", Form::Bare),
     same("limits.requests-per-second", Form::Bare),
+    same("limits.connections-per-second", Form::Bare),
     same("limits.connections", Form::Bare),
+    same("limits.requests-in-flight", Form::Bare),
 ];
 
 /// `tags.KEY` is the tag of that key.

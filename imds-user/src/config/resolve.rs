@@ -636,12 +636,24 @@ fn limits(entry: &LimitsEntry, otherwise: Limits) -> Result<Limits, Problem> {
             "requests a second",
             otherwise.requests_per_second,
         )?,
+        connections_per_second: rate(
+            &entry.connections_per_second,
+            "new connections a second",
+            otherwise.connections_per_second,
+        )?,
         connections: bounded(
             &entry.connections,
             "connections",
             1,
             Limits::CONNECTIONS_MAX,
             otherwise.connections,
+        )?,
+        requests_in_flight: bounded(
+            &entry.requests_in_flight,
+            "requests in flight",
+            1,
+            Limits::CONNECTIONS_MAX,
+            otherwise.requests_in_flight,
         )?,
     })
 }
