@@ -539,10 +539,15 @@ async fn a_handle_shows_what_was_written_and_tells_its_followers() {
         keys: Some(vec![Key::instance(web.spec.id)]),
     };
     assert_eq!(watch.next().await.unwrap(), expected);
+    assert_eq!(
+        store.commit(Transaction::default()).await.unwrap(),
+        revision
+    );
     let clone = store.clone();
     store.close().await;
     assert!(matches!(watch.next().await, Err(StoreError::Closed)));
-    let outcome = clone.commit(Transaction::default()).await;
+    let transaction = clone.read(|view| put(view, &[record(instance("late"))]));
+    let outcome = clone.commit(transaction).await;
     assert!(matches!(
         outcome,
         Err(CommitError::Store(StoreError::Closed))
