@@ -176,7 +176,7 @@ fn machine(cpus: &Cpus) -> anyhow::Result<Machine> {
         } else {
             "release"
         },
-        limits: "off (packets-per-second = 0, requests-per-second = 0)",
+        limits: "off (packets-per-second, requests-per-second, connections-per-second = 0)",
     })
 }
 

@@ -7,6 +7,7 @@ mod admit;
 mod commands;
 mod follow;
 mod following;
+mod records;
 mod uplinks;
 
 use std::{
@@ -26,7 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     capabilities,
-    config::{self, ConfigError, Guard, Guest, Origin, PortBy, Settings, disk::Disk},
+    config::{ConfigError, Guard, Guest, Origin, PortBy, Settings},
     control::{
         self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
         server::Question,
@@ -56,9 +57,14 @@ use crate::{
     },
     service_manager::{self, Watchdog},
     state::{StateDir, StateError},
+    store::{
+        self, CommitError, Store, StoreError, View,
+        apply::{ApplyError, Precedence},
+    },
     teardown,
 };
 use following::Following;
+use records::Pending;
 
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
@@ -123,6 +129,15 @@ pub enum DaemonError {
     /// The responder.
     #[error(transparent)]
     Responder(#[from] ResponderError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was to be kept was changed by somebody else meanwhile.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The configuration does not fit the instances of others.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The interfaces could not be listed.
     #[error(transparent)]
     Links(#[from] LinkError),
@@ -163,19 +178,20 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     })?;
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
-    let settings = config::load(&options.config, &state.installation()?, &Disk)?;
+    let (store, lives, admitted) = records::open(&state).await?;
+    let note = records::of_the_daemon(&options);
+    let reading = records::read(&state, &store, &options.config, Precedence::Edits, note)?;
     let Settings {
         host,
         guard,
         guests,
         discovery,
-    } = settings;
-    let lives = state.lives()?;
+    } = reading.settings;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,
     })?;
-    let mut following = Following::begin(discovery, state.admitted()?, cookie)?;
+    let mut following = Following::begin(discovery, admitted, cookie)?;
     let mut sources = following.start_sources();
     following.hear_first(&mut sources).await;
     let wanted = following.settle(guests, &BTreeMap::new()).await?;
@@ -183,12 +199,17 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         return Err(obstacle);
     }
     following.warn(&wanted.0).await;
+    let is_file_kept = reading.pending.keep(&store).await?;
+    let records = store.watch(store.read(View::revision));
     let is_first = teardown::is_nothing_left(&state, cookie).unwrap_or(false);
 
     let mut is_ready = false;
     let start = StartOf {
         options,
         state: &state,
+        store,
+        records,
+        is_file_kept,
         cookie,
         host,
         guard,
@@ -211,6 +232,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 struct StartOf<'a> {
     options: Options,
     state: &'a StateDir,
+    /// What is kept of instances.
+    store: Store,
+    /// What changes of it from now on.
+    records: store::Watch,
+    /// Whether it has what the configuration file says.
+    is_file_kept: bool,
     /// The kernel's number for the host's namespace.
     cookie: u64,
     host: Host,
@@ -245,6 +272,12 @@ fn sources(wanted: &Wanted) -> impl Iterator<Item = (&str, &CredentialSource)> {
 
 struct Daemon {
     options: Options,
+    /// What is kept of instances. The state directory has it.
+    store: Store,
+    /// Tells who else changes it.
+    records: store::Watch,
+    /// Whether it has what the configuration file says. A full disk does not keep a file from being served.
+    is_file_kept: bool,
     started: UnixSeconds,
     workers: u16,
     dataplane: DataPlane,
@@ -294,6 +327,9 @@ impl Daemon {
         let StartOf {
             options,
             state,
+            store,
+            records,
+            is_file_kept,
             cookie,
             host,
             guard,
@@ -329,7 +365,7 @@ impl Daemon {
             host: Some(host.clone()),
             ..Update::default()
         };
-        commands::catch_up(&mut lives, state);
+        commands::catch_up(&mut lives, &store).await;
         let mut guests = admit(&mut dataplane, &credentials, &lives, wanted, &mut update)?;
         update.remove = dataplane.close_unclaimed()?;
         let released = update.remove.clone();
@@ -361,6 +397,9 @@ impl Daemon {
         }
         let mut daemon = Self {
             options,
+            store,
+            records,
+            is_file_kept,
             started: now(),
             workers,
             dataplane,
@@ -389,6 +428,7 @@ impl Daemon {
             daemon.dataplane.reap_filters(daemon.host_end.ifindex)?;
         }
         pins.reap()?;
+        daemon.note_applied().await;
         memory::give_back();
         Ok(daemon)
     }
@@ -419,11 +459,16 @@ impl Daemon {
                 _ = signals.reload.recv() => self.reload(state).await,
                 Some(question) = questions.recv() => self.answer(state, question).await,
                 () = commands::due(self.lives.next_due()) => {
-                    if let Err(error) = self.fall_due(state).await {
+                    if let Err(error) = self.fall_due().await {
                         tracing::error!("planned changes: {error}");
                     }
                 }
                 () = watchdog.sign() => {}
+                changes = records::heard(&mut self.records) => {
+                    if let Err(error) = self.hear_of_records(state, changes).await {
+                        tracing::error!("instances that others changed: {error}");
+                    }
+                }
                 () = self.credentials.changed() => self.renew_credentials().await?,
                 changes = self.watch.next() => {
                     let changes = match changes {
@@ -445,7 +490,7 @@ impl Daemon {
                 }
                 () = until(look_due) => {
                     let begin = Instant::now();
-                    if let Err(error) = self.follow(state, std::mem::take(&mut may_be_anything)).await {
+                    if let Err(error) = self.follow(std::mem::take(&mut may_be_anything)).await {
                         tracing::error!("follow interfaces and routes: {error}");
                         self.following.is_unsettled = true;
                     }
@@ -472,7 +517,19 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
-        let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
+        let note = records::of_the_daemon(&self.options);
+        let file = &self.options.config;
+        let reading = records::read(state, &self.store, file, Precedence::Edits, note)?;
+        self.take_on(reading.settings, reading.pending, false).await
+    }
+
+    /// Keeps what a file says, and puts it in force. A wrong one changes nothing.
+    async fn take_on(
+        &mut self,
+        settings: Settings,
+        pending: Pending,
+        must_be_kept: bool,
+    ) -> Result<(), DaemonError> {
         let is_other_docker = settings.discovery.docker != self.following.discovery.docker;
         let snapshot = if is_other_docker {
             Snapshot::default()
@@ -488,6 +545,20 @@ impl Daemon {
             let obstacle = self.following.obstacle(&wanted.0, self.options.is_strict);
             obstacle.map_or(Ok(wanted), Err)
         });
+        let settled = match settled {
+            Ok(wanted) => {
+                let kept = if must_be_kept {
+                    pending.keep_or_fail(&self.store).await
+                } else {
+                    pending.keep(&self.store).await
+                };
+                kept.map(|is_kept| {
+                    self.is_file_kept = is_kept;
+                    wanted
+                })
+            }
+            Err(error) => Err(error),
+        };
         let wanted = match settled {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -503,18 +574,20 @@ impl Daemon {
         }
         uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
         self.guard = settings.guard;
-        self.apply(state, settings.host, wanted).await
+        self.apply(settings.host, wanted).await?;
+        self.note_applied().await;
+        Ok(())
     }
 
     /// Makes what is served what is wanted. Guests that did not change notice nothing.
     async fn apply(
         &mut self,
-        state: &StateDir,
         host: Host,
         (wanted, plan): (Wanted, Plan),
     ) -> Result<(), DaemonError> {
         self.rename(&plan.renames, Vec::new());
-        self.note_user_data(state, &wanted)?;
+        let guests = wanted.iter().map(|(port, (guest, _))| (port, guest));
+        self.note_user_data(guests).await;
         let mut update = Update::default();
         if host != self.host {
             update.host = Some(host.clone());
@@ -583,10 +656,31 @@ impl Daemon {
         let is_host_new = update.host.is_some();
         let mut fresh = Wanted::new();
         for (port_name, (guest, port)) in wanted {
-            let Some(known) = self.served.get_mut(&port_name) else {
+            if self.served.contains_key(&port_name) {
+                self.retell(&port_name, guest, at, is_host_new, update)?;
+            } else {
                 fresh.insert(port_name, (guest, port));
-                continue;
-            };
+            }
+        }
+        admit(
+            &mut self.dataplane,
+            &self.credentials,
+            &self.lives,
+            fresh,
+            update,
+        )
+    }
+
+    /// Makes a guest that is served what is now said of it, and notes what is new to it.
+    fn retell(
+        &mut self,
+        port_name: &str,
+        guest: Guest,
+        at: UnixSeconds,
+        is_host_new: bool,
+        update: &mut Update,
+    ) -> Result<(), DaemonError> {
+        if let Some(known) = self.served.get_mut(port_name) {
             let Guest {
                 name,
                 port: by,
@@ -594,6 +688,7 @@ impl Daemon {
                 limits,
                 credential_source,
                 mut instance,
+                said: _,
             } = guest;
             if let Some(source) = &credential_source {
                 self.credentials.fill(&mut instance, source);
@@ -614,13 +709,7 @@ impl Daemon {
                 update.upsert.push((slot, Arc::clone(&known.state)));
             }
         }
-        admit(
-            &mut self.dataplane,
-            &self.credentials,
-            &self.lives,
-            fresh,
-            update,
-        )
+        Ok(())
     }
 
     /// Lets a guest's packets in; those of a stopped one are dropped. One whose interface is not there sends none.
@@ -662,7 +751,7 @@ impl Daemon {
     }
 
     async fn answer(&mut self, state: &StateDir, question: Question) {
-        let answer = self.obey(state, question.request).await;
+        let answer = self.obey(state, question.request, question.uid).await;
         // The client may have gone.
         question.answer.send(answer).ok();
     }
@@ -723,6 +812,7 @@ impl Served {
             limits,
             credential_source,
             instance: configured,
+            said: _,
         } = guest;
         let instance = life.over(&configured);
         let is_other = instance != configured;

@@ -24,6 +24,7 @@ const LIVES: &str = "life.json";
 const ADMITTED: &str = "admitted.json";
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+const STORE: &str = "store.db";
 const SOCKET: &str = "control.sock";
 const RESPONDERS: &str = "responders";
 
@@ -139,28 +140,17 @@ impl StateDir {
         })
     }
 
-    /// What commands did to instances; nothing at the first start ever.
+    /// What commands did to instances, where a daemon wrote it that had no store.
     ///
     /// # Errors
     /// When the file cannot be read or understood: an instance that was stopped must not run because of that.
-    pub fn lives(&self) -> Result<Lives, StateError> {
+    pub fn former_lives(&self) -> Result<Option<Lives>, StateError> {
         let path = self.path.join(LIVES);
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lives::default()),
-            read => read.map_err(io_error("read", &path))?,
+        let Some(text) = read_if_there(&path)? else {
+            return Ok(None);
         };
-        serde_json::from_slice(&text).map_err(|cause| StateError::DamagedLives { path, cause })
-    }
-
-    /// Keeps them. When this returns they outlive the daemon and the machine.
-    ///
-    /// # Errors
-    /// When the file system refuses: the file is as before.
-    pub fn save_lives(&self, lives: &Lives) -> Result<(), StateError> {
-        let path = self.path.join(LIVES);
-        let text =
-            serde_json::to_vec(lives).map_err(|cause| io_error("write", &path)(cause.into()))?;
-        write_whole(&path, &text)
+        let lives = serde_json::from_slice(&text);
+        lives.map_err(|cause| StateError::DamagedLives { path, cause })
     }
 
     /// The directory itself.
@@ -169,36 +159,44 @@ impl StateDir {
         &self.path
     }
 
-    /// The guests that were admitted; nobody at the first start ever.
+    /// The guests that were admitted, where a daemon wrote it that had no store.
     ///
     /// # Errors
     /// When the file cannot be read or understood.
-    pub fn admitted(&self) -> Result<Admitted, StateError> {
+    pub fn former_admitted(&self) -> Result<Option<Admitted>, StateError> {
         let path = self.path.join(ADMITTED);
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Admitted::default());
-            }
-            read => read.map_err(io_error("read", &path))?,
+        let Some(text) = read_if_there(&path)? else {
+            return Ok(None);
         };
-        serde_json::from_slice(&text).map_err(|cause| StateError::DamagedAdmissions { path, cause })
+        let admitted = serde_json::from_slice(&text);
+        admitted.map_err(|cause| StateError::DamagedAdmissions { path, cause })
     }
 
-    /// Keeps them. When this returns they outlive the daemon and the machine.
+    /// Removes both, once the store has what is in them.
     ///
     /// # Errors
-    /// When the file system refuses: the file is as before.
-    pub fn save_admitted(&self, admitted: &Admitted) -> Result<(), StateError> {
-        let path = self.path.join(ADMITTED);
-        let text =
-            serde_json::to_vec(admitted).map_err(|cause| io_error("write", &path)(cause.into()))?;
-        write_whole(&path, &text)
+    /// When the file system refuses.
+    pub fn remove_former(&self) -> Result<(), StateError> {
+        for name in [LIVES, ADMITTED] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(io_error("remove", &path))?,
+            }
+        }
+        Ok(())
     }
 
     /// Where the control socket of this directory's daemon is.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         socket_in(&self.path)
+    }
+
+    /// See [`store_in`].
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        store_in(&self.path)
     }
 
     /// See [`responders_in`].
@@ -237,6 +235,12 @@ pub fn socket_in(state_dir: &Path) -> PathBuf {
     state_dir.join(SOCKET)
 }
 
+/// Where a state directory has what is kept of instances ([`crate::store`]).
+#[must_use]
+pub fn store_in(state_dir: &Path) -> PathBuf {
+    state_dir.join(STORE)
+}
+
 /// The directory of the sockets by which the responders of this state directory are reached.
 #[must_use]
 pub fn responders_in(state_dir: &Path) -> PathBuf {
@@ -253,6 +257,13 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(io_error("read", path)),
+    }
 }
 
 /// Reads a file, or makes it.

@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::http::{Address, Connection, Response};
 use crate::instance::{InstanceText, quoted};
 use crate::namespace::Namespace;
-use crate::tap::Tap;
+use crate::tap::{Card, Tap};
 
 /// The gateway of routed guests. The guest knows its hardware address from the start, so that a host which filters
 /// by reverse path, or has two guests with one address, need not answer for it.
@@ -39,6 +39,7 @@ pub struct GuestBuilder<'host> {
     mac: Option<String>,
     mtu: u32,
     index: Option<u32>,
+    card: Card,
     registered: bool,
 }
 
@@ -59,6 +60,10 @@ impl<'host> GuestBuilder<'host> {
             mac: None,
             mtu: 1500,
             index: None,
+            card: Card {
+                queues: 1,
+                offloads: false,
+            },
             registered: true,
         }
     }
@@ -125,6 +130,20 @@ impl<'host> GuestBuilder<'host> {
     #[must_use]
     pub fn index(mut self, number: u32) -> Self {
         self.index = Some(number);
+        self
+    }
+
+    /// The card of a tap has so many queues, which it uses in turn.
+    #[must_use]
+    pub fn queues(mut self, count: usize) -> Self {
+        self.card.queues = count;
+        self
+    }
+
+    /// The card of a tap leaves checksums and cutting to the host, and has the host's left to it.
+    #[must_use]
+    pub fn offloads(mut self) -> Self {
+        self.card.offloads = true;
         self
     }
 
@@ -249,7 +268,7 @@ impl<'host> GuestBuilder<'host> {
     pub fn tap(mut self) -> Tap {
         let port = format!("tap-{}", self.name);
         self.text.key("port", &quoted(&port));
-        let tap = Tap::new(self.host.namespace(), &port, self.mtu, &self.id);
+        let tap = Tap::new(self.host.namespace(), &port, self.mtu, &self.id, self.card);
         if self.registered {
             self.host.add_instance(self.text);
         }

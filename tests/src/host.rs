@@ -31,7 +31,8 @@ availability-zone = "eu-central-1b"
 account-id = "123456789012"
 "#;
 /// No limits but where a test is about them: load is to show other things.
-const NO_LIMITS: &str = "limits = { packets-per-second = 0, requests-per-second = 0 }\n";
+const NO_LIMITS: &str =
+    "limits = { packets-per-second = 0, requests-per-second = 0, connections-per-second = 0 }\n";
 
 /// The hardware address of every bridge: its own, because a bridge without one borrows its first port's and so hides
 /// that a routed packet of a bridged guest is addressed to somebody else than the port.
@@ -227,6 +228,15 @@ impl Host {
     #[must_use]
     pub fn start(&self) -> Daemon {
         self.start_version(&imds_path())
+    }
+
+    /// Starts the daemon with the configuration file as it is.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    #[must_use]
+    pub fn start_as_written(&self) -> Daemon {
+        Daemon::start(&self.namespace, self.what_to_start())
     }
 
     /// Starts the daemon from another binary.

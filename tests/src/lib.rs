@@ -34,6 +34,7 @@ mod jail;
 mod load;
 mod namespace;
 mod process;
+mod program;
 pub mod properties;
 mod random;
 mod service_manager;
@@ -64,6 +65,7 @@ pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
     network_of, program_exists, programs_of, responders_of, run, users_of_network,
 };
+pub use program::{ForeignProgram, TC_ACT_OK, TC_ACT_UNSPEC};
 pub use random::Random;
 pub use service_manager::FdStore;
 pub use skip::{has_command, needs_root, path_of, skip};

@@ -32,6 +32,8 @@ pub struct Figures {
     pub wrong: Vec<String>,
     /// The longest time from the beginning of a request to its answer, connecting included.
     pub longest: Duration,
+    /// How long each request took, in no order.
+    pub waits: Vec<Duration>,
 }
 
 impl Load {
@@ -88,12 +90,32 @@ impl Load {
             all.failed.extend(seen.failed);
             all.wrong.extend(seen.wrong);
             all.longest = all.longest.max(seen.longest);
+            all.waits.extend(seen.waits);
         }
         all
     }
 }
 
 impl Figures {
+    /// The time within which this part of the requests ended, answered or not: the median of 0.5.
+    ///
+    /// # Panics
+    /// When there were none.
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> Duration {
+        let mut waits = self.waits.clone();
+        waits.sort_unstable();
+        let last = waits.len().checked_sub(1).expect("somebody asked");
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a place in a list of some thousands"
+        )]
+        let place = (last as f64 * part).round() as usize;
+        waits[place.min(last)]
+    }
+
     /// Nothing went wrong.
     ///
     /// # Panics
@@ -160,6 +182,7 @@ impl Client {
                     }
                 }
                 seen.longest = seen.longest.max(began.elapsed());
+                seen.waits.push(began.elapsed());
                 thread::sleep(PAUSE);
             }
         });

@@ -3,9 +3,11 @@
 //! Frames that the host sends arrive as a network card would show them: checksums filled in, one segment each, the
 //! VLAN tag inline.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,23 +18,57 @@ use crate::namespace::Namespace;
 /// The hardware address of the guest behind every tap.
 const MAC: [u8; 6] = [0x06, 0x17, 0x04, 0xd7, 0x26, 0x09];
 
+/// What stands before each frame of a card that leaves work to the other side: `struct virtio_net_hdr`, linux/virtio_net.h.
+const CARD_HEADER_BYTES: usize = 10;
+/// The headers of a TCP segment over IPv4 without options; where its checksum is filled in.
+const HEADERS_BYTES: usize = 14 + 20 + 20;
+const TCP_AT: usize = 14 + 20;
+/// Segments of a frame that is left to the other side to cut.
+const SEGMENT_BYTES: u16 = 1200;
+
+/// A flag of such a header: the checksum is only begun.
+const NEEDS_CHECKSUM: u8 = 1;
+
+/// What kind of network card the guest has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Card {
+    /// How many queues, each used in turn.
+    pub(crate) queues: usize,
+    /// It leaves checksums and the cutting of segments to the other side, and has both left to it.
+    pub(crate) offloads: bool,
+}
+
 /// An open tap device; it is gone when dropped.
 pub struct Tap {
-    file: File,
+    queues: Vec<File>,
+    sent: AtomicUsize,
+    offloads: bool,
     port: String,
     port_mac: [u8; 6],
     id: String,
 }
 
 impl Tap {
-    pub(crate) fn new(host: &Namespace, port: &str, mtu: u32, id: &str) -> Self {
-        let file = host
-            .enter(|| open(port, libc::IFF_TAP))
-            .unwrap_or_else(|error| panic!("tap device {port}: {error}"));
+    pub(crate) fn new(host: &Namespace, port: &str, mtu: u32, id: &str, card: Card) -> Self {
+        let mut kind = libc::IFF_TAP;
+        if card.queues > 1 {
+            kind |= libc::IFF_MULTI_QUEUE;
+        }
+        if card.offloads {
+            kind |= libc::IFF_VNET_HDR;
+        }
+        let open = || (0..card.queues).map(|_| open(port, kind)).collect();
+        let queues: io::Result<Vec<File>> = host.enter(open);
+        let queues = queues.unwrap_or_else(|error| panic!("tap device {port}: {error}"));
+        if card.offloads {
+            take_offloads(&queues[0]).expect("a tap device leaves work to its guest");
+        }
         host.ip(&format!("link set {port} mtu {mtu}\nlink set {port} up"));
         let port_mac = parse_mac(&host.mac(port));
         Self {
-            file,
+            queues,
+            sent: AtomicUsize::new(0),
+            offloads: card.offloads,
             port: port.to_owned(),
             port_mac,
             id: id.to_owned(),
@@ -77,7 +113,12 @@ impl Tap {
     /// # Errors
     /// Those of write(2).
     pub fn try_send(&self, frame: &[u8]) -> io::Result<()> {
-        (&self.file).write(frame).map(drop)
+        let turn = self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut queue = &self.queues[turn % self.queues.len()];
+        if self.offloads {
+            return queue.write(&left_to_others(frame)).map(drop);
+        }
+        queue.write(frame).map(drop)
     }
 
     /// The first frame from the host for which `wanted` has an answer, within a time; others are thrown away.
@@ -88,7 +129,10 @@ impl Tap {
     ) -> Option<T> {
         let deadline = Instant::now() + within;
         loop {
-            let frame = next(&self.file, deadline)?;
+            let mut frame = next(&self.queues, deadline)?;
+            if self.offloads {
+                frame = with_checksum(&frame);
+            }
             if let Some(answer) = wanted(&frame) {
                 return Some(answer);
             }
@@ -127,19 +171,22 @@ impl Tap {
         frame.payload.clear();
         let mut segments = vec![synack];
         let mut expected = first;
-        while let Some(segment) = self.receive(within, |bytes| {
-            ours(bytes).filter(|segment| segment.sequence == expected)
-        }) {
-            expected = expected
-                .wrapping_add(u32::try_from(segment.payload.len()).expect("a segment is short"));
-            frame.acknowledge = Some(expected);
-            let ended = segment.flags.3;
-            if !segment.payload.is_empty() {
-                self.send(&frame.bytes());
-                segments.push(segment);
-            }
-            if ended {
-                return segments;
+        // Of several queues the one that is read first may have the later ones.
+        let mut early = HashMap::new();
+        while let Some(segment) = self.receive(within, ours) {
+            early.insert(segment.sequence, segment);
+            while let Some(segment) = early.remove(&expected) {
+                let length = u32::try_from(segment.payload.len()).expect("a segment is short");
+                expected = expected.wrapping_add(length);
+                frame.acknowledge = Some(expected);
+                let ended = segment.flags.3;
+                if length > 0 {
+                    self.send(&frame.bytes());
+                    segments.push(segment);
+                }
+                if ended {
+                    return segments;
+                }
             }
         }
         panic!("no end of the answer: {segments:?}");
@@ -168,7 +215,7 @@ impl Tun {
     ) -> Option<T> {
         let deadline = Instant::now() + within;
         loop {
-            let packet = next(&self.file, deadline)?;
+            let packet = next(std::slice::from_ref(&self.file), deadline)?;
             if let Some(answer) = wanted(&packet) {
                 return Some(answer);
             }
@@ -176,19 +223,88 @@ impl Tun {
     }
 }
 
-fn next(file: &File, deadline: Instant) -> Option<Vec<u8>> {
+fn next(queues: &[File], deadline: Instant) -> Option<Vec<u8>> {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = PollTimeout::try_from(left).expect("a test waits for seconds, not weeks");
-    let mut waiting = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut waiting, timeout).expect("a tap device can be polled") == 0 {
-        return None;
-    }
-    let mut frame = vec![0; 65_536];
-    let length = (&mut &*file)
+    let mut waiting: Vec<_> = queues
+        .iter()
+        .map(|queue| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
+        .collect();
+    poll(&mut waiting, timeout).expect("a tap device can be polled");
+    let mut ready = queues.iter().zip(&waiting);
+    let (mut file, _) = ready.find(|(_, waiting)| waiting.any().unwrap_or_default())?;
+    let mut frame = vec![0; CARD_HEADER_BYTES + 65_536];
+    let length = file
         .read(&mut frame)
         .expect("a readable tap device has a frame");
     frame.truncate(length);
     Some(frame)
+}
+
+/// A frame as a card hands it over that leaves the checksum to the other side and, if there is more than one, the cutting
+/// of its segments. Frames that are no TCP over IPv4 are as they are.
+fn left_to_others(frame: &[u8]) -> Vec<u8> {
+    const IS_TCP_V4: u8 = 1;
+    const CHECKSUM_AT: u16 = 16;
+    let mut card = [0; CARD_HEADER_BYTES];
+    let mut frame = frame.to_vec();
+    if parse_tcp(&frame).is_some() && frame.get(12..15) == Some(&[8, 0, 0x45]) {
+        let put = |card: &mut [u8; CARD_HEADER_BYTES], at: usize, number: u16| {
+            card[at..at + 2].copy_from_slice(&number.to_ne_bytes());
+        };
+        card[0] = NEEDS_CHECKSUM;
+        put(&mut card, 6, u16::try_from(TCP_AT).expect("it is 34"));
+        put(&mut card, 8, CHECKSUM_AT);
+        if frame.len() > HEADERS_BYTES + usize::from(SEGMENT_BYTES) {
+            card[1] = IS_TCP_V4;
+            put(
+                &mut card,
+                2,
+                u16::try_from(HEADERS_BYTES).expect("it is 54"),
+            );
+            put(&mut card, 4, SEGMENT_BYTES);
+        }
+        let checksum = pseudo_header_sum(&frame).to_be_bytes();
+        let at = TCP_AT + usize::from(CHECKSUM_AT);
+        frame[at..at + 2].copy_from_slice(&checksum);
+    }
+    [&card, frame.as_slice()].concat()
+}
+
+/// The frame that such a card got, with the checksum that was left to it.
+fn with_checksum(got: &[u8]) -> Vec<u8> {
+    let (card, frame) = got.split_at(CARD_HEADER_BYTES);
+    let mut frame = frame.to_vec();
+    if card[0] & NEEDS_CHECKSUM != 0 {
+        let number = |at: usize| usize::from(u16::from_ne_bytes([card[at], card[at + 1]]));
+        let (start, at) = (number(6), number(6) + number(8));
+        let sum = !folded(words(&frame[start..]));
+        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
+/// What the sender has to fill in where somebody else ends the sum: both addresses, the protocol and the length.
+fn pseudo_header_sum(frame: &[u8]) -> u16 {
+    const TCP: u32 = 6;
+    let length = u32::try_from(frame.len() - TCP_AT).expect("a frame is short");
+    folded(words(&frame[26..TCP_AT]) + TCP + length)
+}
+
+/// The sum of the 16-bit words; an odd byte at the end is the first of a word.
+fn words(bytes: &[u8]) -> u32 {
+    let word = |word: &[u8]| {
+        let second = word.get(1).copied().unwrap_or_default();
+        u32::from(u16::from_be_bytes([word[0], second]))
+    };
+    bytes.chunks(2).map(word).sum()
+}
+
+fn folded(mut sum: u32) -> u16 {
+    while sum > u32::from(u16::MAX) {
+        sum = (sum >> 16) + (sum & u32::from(u16::MAX));
+    }
+    u16::try_from(sum).expect("it was folded")
 }
 
 /// Makes a device of a kind in the namespace of the calling thread.
@@ -204,6 +320,23 @@ fn open(name: &str, kind: libc::c_int) -> io::Result<File> {
     request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
     attach(&file, &mut request)?;
     Ok(file)
+}
+
+/// Has the host leave checksums and cutting to the guest, for both families.
+#[expect(
+    unsafe_code,
+    reason = "no safe wrapper for TUNSETOFFLOAD among our dependencies"
+)]
+fn take_offloads(file: &File) -> io::Result<()> {
+    // TUN_F_CSUM, TUN_F_TSO4 and TUN_F_TSO6, linux/if_tun.h.
+    const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
+    // SAFETY: the descriptor is open for the time of the call, and TUNSETOFFLOAD takes a number.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, OFFLOADS) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[expect(

@@ -37,6 +37,10 @@ const HOST_MODULES: [&str; 6] = [
     "net/sched/cls_bpf",
 ];
 
+/// What the initramfs does with a disk.
+const MOUNT_DISK: &str = "mkdir -p /disk\nmount -t ext4 /dev/vda /disk";
+const GO_ON_FROM_DISK: &str = "exec switch_root /disk /sbin/init";
+
 /// Programs of the guest: what it runs is a shell script over these.
 const BUSYBOX: &str = "busybox";
 
@@ -53,6 +57,8 @@ struct Boot<'a> {
     programs: &'a [&'a Path],
     /// Arguments of QEMU.
     devices: &'a [&'a str],
+    /// More of the kernel's command line.
+    append: &'a str,
     script: &'a str,
     seconds_max: u32,
 }
@@ -98,6 +104,7 @@ impl Machine {
             modules: &CARD_MODULES,
             programs: &[],
             devices: &["-netdev", &network, "-device", &device],
+            append: "",
             script,
             seconds_max: 120,
         })
@@ -111,10 +118,7 @@ impl Machine {
     #[must_use]
     pub fn run_system(&self, host: &Host, system: &GuestSystem, tap: &str, mac: &str) -> String {
         let [network, device] = card(tap, mac);
-        let disk = format!(
-            "file={},format=raw,if=virtio,snapshot=on",
-            text(system.disk())
-        );
+        let disk = disk(system);
         let firmware = format!(
             "type=1,manufacturer={DMI_VENDOR},product={DMI_PRODUCT},uuid={DMI_UUID},serial={DMI_UUID}"
         );
@@ -127,7 +131,8 @@ impl Machine {
             devices: &[
                 "-netdev", &network, "-device", &device, "-drive", &disk, "-smbios", &firmware,
             ],
-            script: "mkdir -p /disk\nmount -t ext4 /dev/vda /disk\nexec switch_root /disk /sbin/init",
+            append: "",
+            script: &format!("{MOUNT_DISK}\n{GO_ON_FROM_DISK}"),
             seconds_max: 300,
         })
     }
@@ -144,8 +149,41 @@ impl Machine {
             modules: &HOST_MODULES,
             programs,
             devices: &["-nic", "none"],
+            append: "",
             script,
             seconds_max: 120,
+        })
+    }
+
+    /// Boots that system without a network as a host of its own, with systemd and the program of the project, and has
+    /// systemd run `script` instead of what it starts otherwise. It is for the shell of the system, and switches the
+    /// machine off when it ends. `prepare` is run before, with the system under `/disk`.
+    ///
+    /// # Panics
+    /// When the initramfs cannot be made or QEMU cannot be started.
+    #[must_use]
+    pub fn run_as_systemd_host(
+        &self,
+        host: &Host,
+        system: &GuestSystem,
+        programs: &[&Path],
+        prepare: &str,
+        script: &str,
+    ) -> String {
+        let mut modules = CARD_MODULES.to_vec();
+        modules.push(DISK_MODULE);
+        modules.extend(HOST_MODULES);
+        let script = format!(
+            "{MOUNT_DISK}\n{prepare}\ncat > /disk/script <<'END-OF-SCRIPT'\n{script}\nEND-OF-SCRIPT\n{GO_ON_FROM_DISK}"
+        );
+        self.boot(&Boot {
+            host,
+            modules: &modules,
+            programs,
+            devices: &["-nic", "none", "-drive", &disk(system)],
+            append: "systemd.run=\"/bin/bash /script\" systemd.run_success_action=poweroff systemd.run_failure_action=poweroff",
+            script: &script,
+            seconds_max: 300,
         })
     }
 
@@ -162,6 +200,7 @@ impl Machine {
         let image = boot.host.dir().join("initramfs.cpio");
         pack(&root, &image);
         let seconds_max = boot.seconds_max.to_string();
+        let command_line = format!("console=ttyS0 quiet panic=-1 {}", boot.append);
         let fixed = [
             "timeout",
             "-k",
@@ -177,7 +216,7 @@ impl Machine {
             "-nographic",
             "-no-reboot",
             "-append",
-            "console=ttyS0 quiet panic=-1",
+            &command_line,
             "-kernel",
             text(&self.vmlinuz),
             "-initrd",
@@ -239,6 +278,14 @@ impl Machine {
         fs::copy(&from, to.join(name)).expect("a copy of a module");
         true
     }
+}
+
+/// The argument for the disk of a guest's system. What is written to it is forgotten.
+fn disk(system: &GuestSystem) -> String {
+    format!(
+        "file={},format=raw,if=virtio,snapshot=on",
+        text(system.disk())
+    )
 }
 
 /// Arguments for a network card on a tap device of the host: its two ends.

@@ -265,6 +265,28 @@ fn labels_of_an_image_make_no_guest() {
     assert_eq!(scene.told("web", "iam/security-credentials/"), "404");
 }
 
+/// Docker repeats some of what callers and images say without looking at it, so none of it may matter to others.
+#[test]
+fn a_container_that_docker_describes_oddly_troubles_no_other() {
+    let Some(scene) = Scene::new("ports = [\"veth*\"]") else {
+        return;
+    };
+    // A port of a protocol that Docker's description of its API does not know, in the list of all containers. An image's
+    // configuration may ask for it as well as this option does.
+    scene.run("odd", "--expose 80/icmp");
+    let ports = scene.docker.told("ps --format {{.Ports}}");
+    assert!(ports.contains("icmp"), "{ports}");
+    // In what is said of a labelled one, a number that a signed one has no room for.
+    let rate = u64::MAX;
+    drop(scene.docker.told(&format!(
+        "create --name huge --device-read-iops /dev/null:{rate} --label imds.instance-type=t3.nano busybox /bin/busybox true",
+    )));
+    scene.run("web", "--label imds.instance-type=m5.large");
+    assert_eq!(scene.told("web", "instance-type"), "m5.large");
+    assert_eq!(scene.docker_status()["trouble"], Value::Null);
+    assert_eq!(scene.ports().len(), 1);
+}
+
 #[test]
 fn a_container_has_one_port_and_shares_its_identity_with_none_but_its_own_network() {
     let Some(scene) = Scene::new("ports = [\"veth*\"]") else {

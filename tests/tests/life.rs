@@ -474,7 +474,7 @@ fn what_was_told_and_planned_survives_the_daemon() {
         check_absent(&mut connection, path);
     }
     check_text(&mut connection, SCHEDULED, "[]");
-    let file = host.state_dir().join("life.json");
+    let file = host.state_dir().join("store.db");
     let mode = fs::metadata(&file)
         .expect("it is kept")
         .permissions()
@@ -494,6 +494,53 @@ fn a_damaged_memory_is_refused() {
     assert!(!output.status.success(), "{output:?}");
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
     assert!(said.contains("life.json"), "{said}");
+}
+
+/// Daemons of before had files for what commands did and for whom a person admitted.
+#[test]
+fn what_earlier_versions_wrote_is_taken_over_once() {
+    let Some((host, web)) = host_with_spot() else {
+        return;
+    };
+    host.start().stop();
+    let file = host.state_dir().join("life.json");
+    let stopped = format!(
+        r#"{{"instances":{{"{}":{{"stopped":1700000000}}}}}}"#,
+        web.id()
+    );
+    fs::write(&file, &stopped).expect("a file");
+    let admitted = host.state_dir().join("admitted.json");
+    let port =
+        r#"{"admissions":[{"port":"vnet-later","name":"later","keys":[["type","m5.large"]]}]}"#;
+    fs::write(&admitted, port).expect("a file");
+    let daemon = host.start();
+    let states = |host: &Host| {
+        let instances = told(host, "instance list");
+        let instances = instances.as_array().expect("a list");
+        let mut states: Vec<String> = instances
+            .iter()
+            .map(|one| {
+                format!("{} {} {}", one["name"], one["state"], one["instance_type"])
+                    .replace('"', "")
+            })
+            .collect();
+        states.sort();
+        states
+    };
+    let expected = ["later running m5.large", "web stopped t3.micro"];
+    assert_eq!(states(&host), expected);
+    assert!(!file.exists() && !admitted.exists());
+    told(&host, "instance start web");
+    told(&host, "forget later");
+    daemon.stop();
+    let _daemon = host.start();
+    assert_eq!(states(&host), ["web running t3.micro"]);
+    check_text(&mut web.connect(), INSTANCE_ID, web.id());
+    let history = imds(&host, "history");
+    let history = String::from_utf8_lossy(&history.stdout).into_owned();
+    for part in ["take over", "imds instance start web", "imds forget later"] {
+        assert!(history.contains(part), "{part}: {history}");
+    }
 }
 
 /// Nothing comes and nothing connects, as from a machine that is off.

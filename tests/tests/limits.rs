@@ -1,9 +1,10 @@
-//! What one guest may take: packets and requests a second, and connections. Others notice nothing.
+//! What one guest may take: packets, requests and new connections a second, connections and requests at a time. Others
+//! notice nothing.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use imds_tests::{Guest, Host, INSTANCE_ID, TcpFrame, eventually};
+use imds_tests::{Address, Guest, Host, INSTANCE_ID, TcpFrame, eventually};
 
 const KEEP: (&str, &str) = ("Connection", "keep-alive");
 
@@ -136,4 +137,57 @@ fn the_longest_idle_connection_gives_way() {
         );
     }
     assert_eq!(neighbour.get(INSTANCE_ID, &[KEEP]).status(), 200);
+}
+
+#[test]
+fn new_connections_beyond_the_limit_are_reset() {
+    let Some((host, bounded, free)) = host_with("connections-per-second = 3") else {
+        return;
+    };
+    let _daemon = host.start();
+    let asks = |guest: &Guest| {
+        let connection = guest.try_connect(Address::V4);
+        connection.and_then(|mut connection| connection.exchange("GET", INSTANCE_ID, &[]))
+    };
+    assert!(asks(&bounded).is_ok(), "the first");
+    // A slow machine may let some more through than three, never fifty.
+    assert!(
+        (0..50).any(|_| asks(&bounded).is_err()),
+        "none was one too many"
+    );
+    for _ in 0..50 {
+        assert!(asks(&free).is_ok(), "the neighbour");
+    }
+}
+
+/// The requests are half a head each; those that are so for longest give way.
+#[test]
+fn the_request_that_takes_longest_gives_way() {
+    const LIMIT: usize = 3;
+    const OPEN: usize = 5;
+    let Some((host, bounded, free)) = host_with("requests-in-flight = 3") else {
+        return;
+    };
+    let _daemon = host.start();
+    let request = format!("GET {INSTANCE_ID} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (first_half, second_half) = request.split_at(20);
+    let mut open: Vec<_> = (0..OPEN).map(|_| bounded.connect()).collect();
+    for connection in &mut open {
+        connection
+            .send(first_half.as_bytes())
+            .expect("an open connection takes half a head");
+    }
+    eventually("the first give way", Duration::from_secs(10), || {
+        open.retain_mut(|connection| !connection.receive_raw(Duration::from_millis(20)).1);
+        (open.len() <= LIMIT).then_some(())
+    });
+    assert_eq!(open.len(), LIMIT);
+    for connection in &mut open {
+        connection
+            .send(second_half.as_bytes())
+            .expect("it is open still");
+        let answer = connection.receive().expect("an answer to the whole");
+        assert_eq!(answer.text(), bounded.id());
+    }
+    assert_eq!(free.get(INSTANCE_ID).text(), free.id());
 }

@@ -17,6 +17,7 @@ use imds_user::netns::NetNsError;
 use imds_user::netns::link::LinkError;
 use imds_user::netns::sysctl::SysctlError;
 use imds_user::state::StateError;
+use imds_user::store::StoreError;
 use nix::errno::Errno;
 
 use super::BAD;
@@ -175,7 +176,14 @@ fn is_refused_permission(cause: Cause<'_>) -> bool {
         cause.downcast_ref(),
         Some(StateError::Io { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied
     );
-    by_io || by_state || matches!(cause.downcast_ref(), Some(Errno::EPERM | Errno::EACCES))
+    let by_store = matches!(
+        cause.downcast_ref(),
+        Some(StoreError::Io { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied
+    );
+    by_io
+        || by_state
+        || by_store
+        || matches!(cause.downcast_ref(), Some(Errno::EPERM | Errno::EACCES))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -5,6 +5,7 @@
 //! (no terminal, `NO_COLOR`).
 
 mod admit;
+mod apply;
 mod check;
 mod completions;
 mod doctor;
@@ -80,6 +81,9 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     Down(down::Down),
     Check(check::Check),
+    Apply(apply::Apply),
+    Export(apply::Export),
+    History(apply::History),
     Identity(identity::Identity),
     Completions(completions::Completions),
 }
@@ -100,6 +104,9 @@ impl Command {
             Self::Doctor(doctor) => doctor.run(out),
             Self::Down(down) => down.run(out),
             Self::Check(check) => check.run(out),
+            Self::Apply(apply) => apply.run(out),
+            Self::Export(export) => export.run(out),
+            Self::History(history) => history.run(out),
             Self::Identity(identity) => identity.run(out),
             Self::Completions(completions) => completions.run(out),
         }

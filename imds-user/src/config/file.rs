@@ -75,8 +75,12 @@ pub struct LimitsEntry {
     pub packets_per_second: Option<Spanned<i64>>,
     /// Requests; 0 is no limit.
     pub requests_per_second: Option<Spanned<i64>>,
+    /// New connections; 0 is no limit.
+    pub connections_per_second: Option<Spanned<i64>>,
     /// Connections at the same time.
     pub connections: Option<Spanned<i64>>,
+    /// Requests at the same time that are not over at once.
+    pub requests_in_flight: Option<Spanned<i64>>,
 }
 
 /// `[[instance]]` and `[[template]]`

@@ -5,6 +5,7 @@
 //! [`Settings`] alone. `docs/configuration.md` describes every key.
 
 pub mod disk;
+pub mod facet;
 pub mod file;
 pub mod ground;
 mod made_up;
@@ -14,6 +15,7 @@ pub mod pairs;
 pub mod pattern;
 pub mod port_by;
 pub mod resolve;
+pub mod rest;
 
 use std::fmt;
 use std::io;
@@ -24,9 +26,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use facet::{Facet, Said};
 pub use ground::Ground;
 pub use pattern::Pattern;
 pub use port_by::{Origin, PortBy};
+pub use rest::Rest;
 
 use crate::credentials::CredentialSource;
 use crate::instance::{Host, Instance, Limits, UnixSeconds};
@@ -85,6 +89,8 @@ pub struct Guest {
     pub credential_source: Option<CredentialSource>,
     /// What it is to the service.
     pub instance: Instance,
+    /// What is said of it where it is written, of what others may change too.
+    pub said: Said,
 }
 
 /// What is made once, at the first start, and what everything made up follows from.
@@ -197,6 +203,33 @@ pub fn load(
     installation: &Installation,
     files: &dyn Files,
 ) -> Result<Settings, ConfigError> {
+    read(path, installation, files).map(|(settings, _)| settings)
+}
+
+/// As [`load`], and with what it says besides instances.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn load_with_rest(
+    path: &Path,
+    installation: &Installation,
+    files: &dyn Files,
+) -> Result<(Settings, Rest), ConfigError> {
+    let (settings, text) = read(path, installation, files)?;
+    let rest = Rest::of(&text, &settings, directory_of(path));
+    Ok((settings, rest))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// What a file makes true, and its text.
+fn read(
+    path: &Path,
+    installation: &Installation,
+    files: &dyn Files,
+) -> Result<(Settings, Zeroizing<String>), ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable {
         path: path.to_owned(),
         reason,
@@ -211,10 +244,10 @@ pub fn load(
     let text = String::from_utf8(bytes)
         .map(Zeroizing::new)
         .map_err(|_| unreadable("not UTF-8".to_owned()))?;
-    let directory = path.parent().unwrap_or(Path::new(""));
-    file::parse(&text)
-        .and_then(|file| resolve::resolve(&file, installation, directory, files))
-        .map_err(|problem| problem.located(path, &text))
+    let settings = file::parse(&text)
+        .and_then(|file| resolve::resolve(&file, installation, directory_of(path), files))
+        .map_err(|problem| problem.located(path, &text))?;
+    Ok((settings, text))
 }
 
 /// Something wrong, and where in the text.

@@ -87,7 +87,9 @@ const KEYS: &[Key] = &[
     ),
     same("limits.packets-per-second", Form::Bare),
     same("limits.requests-per-second", Form::Bare),
+    same("limits.connections-per-second", Form::Bare),
     same("limits.connections", Form::Bare),
+    same("limits.requests-in-flight", Form::Bare),
 ];
 
 /// `tags.KEY` is the tag of that key.
@@ -229,7 +231,7 @@ fn unknown(key: &str) -> String {
 }
 
 /// A string of TOML.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {

@@ -31,6 +31,8 @@ pub enum PortBy {
 pub enum Origin {
     /// The configuration file names it.
     Configuration,
+    /// A call of the API made it.
+    Api,
     /// A person admitted it (`imds admit`).
     Admission,
     /// A source saw it ([`crate::discovery::source`]).

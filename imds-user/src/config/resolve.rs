@@ -24,7 +24,7 @@ use super::file::{
 use super::made_up::{MadeUp, MadeUpInterface};
 use super::mould::Newcomer;
 use super::nearest::nearest;
-use super::{Files, Guest, Installation, Origin, PortBy, Problem, Settings};
+use super::{Files, Guest, Installation, Origin, PortBy, Problem, Said, Settings};
 use crate::instance::credentials::{InstanceProfile, Role};
 use crate::instance::details::{
     ActiveKeys, Architecture, BlockDevice, DEFAULT_ROOT_DEVICE, Details, InstanceAction, LifeCycle,
@@ -171,6 +171,7 @@ impl<'a> Resolver<'a> {
             limits: limits(&entry.limits, self.limits)?,
             credential_source,
             instance,
+            said: Said::of(entry),
         })
     }
 }
@@ -196,6 +197,7 @@ impl Resolver<'_> {
             limits,
             credential_source,
             instance,
+            said: Said::of(entry),
         })
     }
 
@@ -634,12 +636,24 @@ fn limits(entry: &LimitsEntry, otherwise: Limits) -> Result<Limits, Problem> {
             "requests a second",
             otherwise.requests_per_second,
         )?,
+        connections_per_second: rate(
+            &entry.connections_per_second,
+            "new connections a second",
+            otherwise.connections_per_second,
+        )?,
         connections: bounded(
             &entry.connections,
             "connections",
             1,
             Limits::CONNECTIONS_MAX,
             otherwise.connections,
+        )?,
+        requests_in_flight: bounded(
+            &entry.requests_in_flight,
+            "requests in flight",
+            1,
+            Limits::CONNECTIONS_MAX,
+            otherwise.requests_in_flight,
         )?,
     })
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Answer, Done, InstanceReport, PortReport, PowerAction, Request, SOCKET_NAME, StatusReport,
+    Answer, Applied, Done, InstanceReport, PortReport, PowerAction, Request, SOCKET_NAME,
+    StatusReport,
 };
 use crate::life::{Event, When};
 
@@ -97,6 +98,17 @@ pub fn admit(
 /// [`ClientError::Unfit`] when it was not.
 pub fn forget(state_dir: &Path, instance: String) -> Result<Done, ClientError> {
     done(ask(state_dir, Request::Forget { instance })?)
+}
+
+/// Makes instances what a configuration file says, or only says what would change. When this returns it is in force.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when the file is wrong or does not fit what is there.
+pub fn apply(state_dir: &Path, file: PathBuf, dry_run: bool) -> Result<Applied, ClientError> {
+    match ask(state_dir, Request::Apply { file, dry_run })? {
+        Answer::Applied(applied) => Ok(applied),
+        other => Err(other.into()),
+    }
 }
 
 /// What became of an interface.
@@ -209,9 +221,11 @@ impl From<Answer> for ClientError {
         match answer {
             Answer::Error { error } => Self::Refused { error },
             Answer::Refused { refused } => Self::Unfit { refused },
-            Answer::Done(_) | Answer::Instances { .. } | Answer::Port(_) | Answer::Status(_) => {
-                Self::Astray
-            }
+            Answer::Applied(_)
+            | Answer::Done(_)
+            | Answer::Instances { .. }
+            | Answer::Port(_)
+            | Answer::Status(_) => Self::Astray,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod instance;
 pub mod server;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub use instance::{Done, InstanceReport};
 
 use crate::instance::credentials::{Role, RoleCredentials};
 use crate::life::{Event, When};
+use crate::store::apply::Change;
 
 /// The socket's name in the state directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -72,6 +74,13 @@ pub enum Request {
         /// Which.
         instance: String,
     },
+    /// Make instances what a configuration file says: answered by [`Answer::Applied`].
+    Apply {
+        /// Its whole path.
+        file: PathBuf,
+        /// Only say what would change.
+        dry_run: bool,
+    },
     /// What became of an interface: answered by [`Answer::Port`].
     Port {
         /// Its name.
@@ -105,6 +114,8 @@ pub enum Answer {
         /// Why, for people.
         refused: String,
     },
+    /// To [`Request::Apply`].
+    Applied(Applied),
     /// Something is done and in force, or planned.
     Done(Box<Done>),
     /// To [`Request::Instances`] and [`Request::Instance`].
@@ -116,6 +127,17 @@ pub enum Answer {
     Port(PortReport),
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
+}
+
+/// What applying a configuration file changed, as `imds apply --json` prints it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Applied {
+    /// Whether it was only said.
+    pub dry_run: bool,
+    /// Whether a daemon serves it.
+    pub in_force: bool,
+    /// What changed, or would.
+    pub changes: Vec<Change>,
 }
 
 /// What the daemon is doing, as `imds status --json` prints it.
@@ -261,6 +283,7 @@ impl CredentialStatus {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::store::apply::Action;
 
     fn report() -> StatusReport {
         StatusReport {
@@ -339,6 +362,11 @@ pub(crate) mod tests {
             ),
             (r#"{"command":"forget","instance":"web"}"#, true),
             (r#"{"command":"port","port":"vnet3"}"#, true),
+            (
+                r#"{"command":"apply","file":"/etc/imds.toml","dry_run":true}"#,
+                true,
+            ),
+            (r#"{"command":"apply","file":"/etc/imds.toml"}"#, false),
             (r#"{"command":"power","instance":"web"}"#, false),
             (r#"{"command":"reboot"}"#, false),
             (r#"{"command":"status","port":1}"#, false),
@@ -376,6 +404,22 @@ pub(crate) mod tests {
             r#"{"interface":"vnet3","state":"closed","why":"nobody knows"}"#
         );
         assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), port);
+        let applied = Answer::Applied(Applied {
+            dry_run: false,
+            in_force: true,
+            changes: vec![Change {
+                instance_id: None,
+                name: "web".into(),
+                action: Action::Remove,
+                fields: Vec::new(),
+            }],
+        });
+        let line = serde_json::to_string(&applied).unwrap();
+        assert_eq!(
+            line,
+            r#"{"dry_run":false,"in_force":true,"changes":[{"instance_id":null,"name":"web","action":"remove"}]}"#
+        );
+        assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), applied);
         let error = Answer::Error { error: "no".into() };
         assert_eq!(
             serde_json::from_str::<Answer>(r#"{"error":"no"}"#).unwrap(),

@@ -18,6 +18,8 @@ const CONVERSATION_MAX: Duration = Duration::from_secs(10);
 pub struct Question {
     /// What is asked.
     pub request: Request,
+    /// The user who asks.
+    pub uid: u32,
     /// Where the answer goes.
     pub answer: oneshot::Sender<Answer>,
 }
@@ -64,8 +66,9 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
 }
 
 async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
-    let answer = if may_ask(&stream)? {
-        ask(&mut stream, &questions).await?
+    let uid = stream.peer_cred()?.uid();
+    let answer = if may_ask(uid) {
+        ask(&mut stream, &questions, uid).await?
     } else {
         refusal("only root may ask")
     };
@@ -75,12 +78,15 @@ async fn converse(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> 
 }
 
 /// Root and the daemon's own user.
-fn may_ask(stream: &UnixStream) -> io::Result<bool> {
-    let uid = stream.peer_cred()?.uid();
-    Ok(uid == 0 || uid == nix::unistd::geteuid().as_raw())
+fn may_ask(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
 
-async fn ask(stream: &mut UnixStream, questions: &mpsc::Sender<Question>) -> io::Result<Answer> {
+async fn ask(
+    stream: &mut UnixStream,
+    questions: &mpsc::Sender<Question>,
+    uid: u32,
+) -> io::Result<Answer> {
     let mut line = Vec::new();
     let mut reader = BufReader::new(stream).take(REQUEST_BYTES_MAX as u64);
     reader.read_until(b'\n', &mut line).await?;
@@ -89,7 +95,12 @@ async fn ask(stream: &mut UnixStream, questions: &mpsc::Sender<Question>) -> io:
         Err(error) => return Ok(refusal(&format!("not a request: {error}"))),
     };
     let (answer, answered) = oneshot::channel();
-    if questions.send(Question { request, answer }).await.is_err() {
+    let question = Question {
+        request,
+        uid,
+        answer,
+    };
+    if questions.send(question).await.is_err() {
         return Ok(refusal("the daemon is stopping"));
     }
     Ok(answered

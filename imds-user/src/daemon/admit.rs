@@ -1,18 +1,19 @@
 //! What `imds admit`, `imds forget` and `imds wait` ask for.
 
+use super::records::{self, by_itself, user};
 use super::{Daemon, DaemonError, Served, absent};
 use crate::config::Origin;
 use crate::control::discovery::{PortReport, PortState};
 use crate::discovery::admitted::{Admission, Admitted};
 use crate::instance::InstanceId;
-use crate::state::{StateDir, StateError};
+use crate::store::Note;
 
 impl Daemon {
     /// Admits a guest: to the interface that has the port's name now, or by name to whichever has it. The key that it has
     /// among those that are served then; the inner error is for the person who asks.
     pub(super) async fn admit(
         &mut self,
-        state: &StateDir,
+        uid: u32,
         mut admission: Admission,
         is_by_name: bool,
     ) -> Result<Result<String, String>, DaemonError> {
@@ -37,8 +38,9 @@ impl Daemon {
             Err(why) => return Ok(Err(why)),
         };
         let mut admitted = self.following.admitted.clone();
+        let what = format!("imds admit {}", admission.called());
         admitted.admissions.push(admission);
-        self.keep(state, admitted)?;
+        self.keep(admitted, user(uid, what)).await?;
         let id = guest.instance.id;
         let waiting = absent(guest.port.to_string());
         let served = self.meet(guest, waiting);
@@ -53,8 +55,8 @@ impl Daemon {
         self.served.iter().find(has_id).map(|(key, _)| key.clone())
     }
 
-    fn keep(&mut self, state: &StateDir, admitted: Admitted) -> Result<(), StateError> {
-        state.save_admitted(&admitted)?;
+    async fn keep(&mut self, admitted: Admitted, note: Note) -> Result<(), DaemonError> {
+        records::keep_admitted(&self.store, &admitted, note).await?;
         self.following.admitted = admitted;
         Ok(())
     }
@@ -63,7 +65,7 @@ impl Daemon {
     /// for the person who asks.
     pub(super) async fn forget(
         &mut self,
-        state: &StateDir,
+        uid: u32,
         key: &str,
     ) -> Result<Result<(), String>, DaemonError> {
         let guest = &self.served[key];
@@ -71,6 +73,7 @@ impl Daemon {
         let what_to_do = match guest.origin {
             Origin::Admission => None,
             Origin::Configuration => Some("take it out of the configuration and reload"),
+            Origin::Api => Some("terminate it by the API that made it"),
             Origin::Source => Some("take its labels away, or end its container"),
             Origin::Template => Some("a template makes it; change that and reload"),
         };
@@ -81,14 +84,15 @@ impl Daemon {
         }
         let mut admitted = self.following.admitted.clone();
         admitted.remove(&name);
-        self.keep(state, admitted)?;
+        self.keep(admitted, user(uid, format!("imds forget {name}")))
+            .await?;
         self.part_with(key).await?;
         self.look_and_let_go().await?;
         Ok(Ok(()))
     }
 
     /// Forgets whom a person admitted to an interface that is gone: the next one of its name is another guest's.
-    pub(super) async fn forget_gone(&mut self, state: &StateDir) -> Result<(), DaemonError> {
+    pub(super) async fn forget_gone(&mut self) -> Result<(), DaemonError> {
         let admitted = &self.following.admitted;
         let mut kept = Admitted::default();
         for admission in &admitted.admissions {
@@ -106,7 +110,8 @@ impl Daemon {
             }
         }
         if kept != *admitted {
-            self.keep(state, kept)?;
+            let note = by_itself("its interface is gone");
+            self.keep(kept, note).await?;
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Daemon, DaemonError, Served, Wanted, is_absent, now, now_millis};
+use super::records::{self, by_itself, user};
+use super::{Daemon, DaemonError, Served, is_absent, now, now_millis};
+use crate::config::Guest;
 use crate::control::find::{FindError, find};
 use crate::control::instance::{Whereabouts, moment};
 use crate::control::{Answer, Done, InstanceReport, PowerAction, Request};
@@ -18,7 +20,8 @@ use crate::discovery::admitted::Admission;
 use crate::instance::{InstanceId, UnixMillis};
 use crate::life::{Change, Event, Life, Lives, Refusal, State, When};
 use crate::responder::supervisor::Update;
-use crate::state::{StateDir, StateError};
+use crate::state::StateDir;
+use crate::store::{Note, Store};
 
 /// The longest sleep until something is due: the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
@@ -44,8 +47,8 @@ impl<E: Into<DaemonError>> From<E> for Trouble {
 }
 
 impl Daemon {
-    pub(super) async fn obey(&mut self, state: &StateDir, request: Request) -> Answer {
-        match self.try_to_obey(state, request).await {
+    pub(super) async fn obey(&mut self, state: &StateDir, request: Request, uid: u32) -> Answer {
+        match self.try_to_obey(state, request, uid).await {
             Ok(answer) => answer,
             Err(Trouble::Unfit(refused)) => Answer::Refused { refused },
             Err(Trouble::Broken(error)) => {
@@ -56,7 +59,12 @@ impl Daemon {
         }
     }
 
-    async fn try_to_obey(&mut self, state: &StateDir, request: Request) -> Result<Answer, Trouble> {
+    async fn try_to_obey(
+        &mut self,
+        state: &StateDir,
+        request: Request,
+        uid: u32,
+    ) -> Result<Answer, Trouble> {
         Ok(match request {
             Request::Status {} => Answer::Status(Box::new(self.report().await?)),
             Request::Instances {} => Answer::Instances {
@@ -73,7 +81,7 @@ impl Daemon {
             }
             Request::Power { instance, action } => {
                 let port = self.find(&instance)?;
-                Answer::Done(Box::new(self.power(state, &port, action).await?))
+                Answer::Done(Box::new(self.power(uid, &port, action).await?))
             }
             Request::Event {
                 instance,
@@ -81,7 +89,7 @@ impl Daemon {
                 after,
             } => {
                 let port = self.find(&instance)?;
-                Answer::Done(Box::new(self.event(state, &port, event, after).await?))
+                Answer::Done(Box::new(self.event(uid, &port, event, after).await?))
             }
             Request::Admit {
                 port,
@@ -95,7 +103,7 @@ impl Daemon {
                     name,
                     keys,
                 };
-                let admitted = self.admit(state, admission, by_name).await?;
+                let admitted = self.admit(uid, admission, by_name).await?;
                 let key = admitted.map_err(Trouble::Unfit)?;
                 let done = format!("admitted at {key}");
                 Answer::Done(Box::new(self.done(&key, done, true, None)))
@@ -103,7 +111,7 @@ impl Daemon {
             Request::Forget { instance } => {
                 let key = self.find(&instance)?;
                 let forgotten = self.describe(&self.served[&key]);
-                let outcome = self.forget(state, &key).await?;
+                let outcome = self.forget(uid, &key).await?;
                 outcome.map_err(Trouble::Unfit)?;
                 Answer::Done(Box::new(Done {
                     done: format!("forgotten; it was at {key}"),
@@ -113,6 +121,10 @@ impl Daemon {
                     event_id: None,
                     instance: forgotten,
                 }))
+            }
+            Request::Apply { file, dry_run } => {
+                let applied = self.apply_file(state, file, dry_run, uid).await?;
+                Answer::Applied(applied.map_err(Trouble::Unfit)?)
             }
             Request::Port { port } => Answer::Port(self.port_report(&port).await?),
         })
@@ -139,12 +151,7 @@ impl Daemon {
         InstanceReport::of(whereabouts, instance, guest.configured(), life)
     }
 
-    async fn power(
-        &mut self,
-        state: &StateDir,
-        port: &str,
-        action: PowerAction,
-    ) -> Result<Done, Trouble> {
+    async fn power(&mut self, uid: u32, port: &str, action: PowerAction) -> Result<Done, Trouble> {
         let guest = &self.served[port];
         let pending_time = guest.state.instance.pending_time;
         let mut life = self.lives.of(guest.state.instance.id).clone();
@@ -153,7 +160,13 @@ impl Daemon {
             PowerAction::Start => life.start(pending_time, now()),
             PowerAction::Reboot => life.reboot().map_err(|refusal| unfit(guest, &refusal))?,
         }
-        let is_changed = self.commit(state, port, life).await?;
+        let verb = match action {
+            PowerAction::Stop => "stop",
+            PowerAction::Start => "start",
+            PowerAction::Reboot => "reboot",
+        };
+        let note = user(uid, format!("imds instance {verb} {}", guest.name));
+        let is_changed = self.commit(note, port, life).await?;
         let done = match (action, is_changed) {
             (PowerAction::Stop, true) => "stopped".to_owned(),
             (PowerAction::Stop, false) => "stopped already".to_owned(),
@@ -176,7 +189,7 @@ impl Daemon {
 
     async fn event(
         &mut self,
-        state: &StateDir,
+        uid: u32,
         port: &str,
         event: Event,
         after: Option<When>,
@@ -189,7 +202,8 @@ impl Daemon {
         let mut life = self.lives.of(guest.state.instance.id).clone();
         let change = change_of(event, guest, &mut life, asked, appears, &random()?)
             .map_err(|refusal| unfit(guest, &refusal))?;
-        let is_changed = self.commit(state, port, life).await?;
+        let note = user(uid, format!("imds event {}: {change}", guest.name));
+        let is_changed = self.commit(note, port, life).await?;
         let name = &self.served[port].name;
         match appears {
             Some(at) => tracing::info!("{name}: planned for {}: {change}", at.iso()),
@@ -226,27 +240,23 @@ impl Daemon {
 
     /// Keeps the new life of an instance and puts it in force; whether it is another one. Where it cannot be kept, nothing
     /// changes.
-    async fn commit(
-        &mut self,
-        state: &StateDir,
-        port: &str,
-        life: Life,
-    ) -> Result<bool, DaemonError> {
+    async fn commit(&mut self, note: Note, port: &str, life: Life) -> Result<bool, DaemonError> {
         let id = self.served[port].state.instance.id;
         if *self.lives.of(id) == life {
             return Ok(false);
         }
-        let before = self.lives.replace(id, life);
-        if let Err(error) = state.save_lives(&self.lives) {
-            self.lives.replace(id, before);
-            return Err(error.into());
-        }
+        let mut lives = self.lives.clone();
+        lives.replace(id, life);
+        records::keep_lives(&self.store, &self.lives, &lives, note).await?;
+        self.lives = lives;
         self.enforce(port).await?;
+        // Options that were changed while it was stopped.
+        self.note_applied().await;
         Ok(true)
     }
 
     /// Makes a guest what its life says. When this returns its next request sees it.
-    async fn enforce(&mut self, port: &str) -> Result<(), DaemonError> {
+    pub(super) async fn enforce(&mut self, port: &str) -> Result<(), DaemonError> {
         let Some(guest) = self.served.get_mut(port) else {
             return Ok(());
         };
@@ -317,15 +327,13 @@ impl Daemon {
     }
 
     /// Lets what was planned for until now happen.
-    pub(super) async fn fall_due(&mut self, state: &StateDir) -> Result<(), DaemonError> {
+    pub(super) async fn fall_due(&mut self) -> Result<(), DaemonError> {
+        let before = self.lives.clone();
         let happened = self.lives.fall_due(now_millis());
         if happened.is_empty() {
             return Ok(());
         }
-        if let Err(error) = state.save_lives(&self.lives) {
-            // It was planned for now. The file still has it as a plan, and a later daemon makes the same of it.
-            tracing::error!("{error}");
-        }
+        keep_what_fell_due(&self.store, &before, &self.lives).await;
         let mut ports = BTreeSet::new();
         for (id, change) in happened {
             if let Some(guest) = self.served.values().find(|guest| guest.has_id(id)) {
@@ -341,13 +349,14 @@ impl Daemon {
 
     /// Notes where a new configuration has other user data than an instance runs with: it keeps what it has until it is
     /// stopped and started.
-    pub(super) fn note_user_data(
+    ///
+    /// Where that cannot be kept it is so nevertheless, as long as this daemon runs.
+    pub(super) async fn note_user_data<'a>(
         &mut self,
-        state: &StateDir,
-        wanted: &Wanted,
-    ) -> Result<(), StateError> {
+        wanted: impl Iterator<Item = (&'a String, &'a Guest)>,
+    ) {
         let mut lives = self.lives.clone();
-        for (port, (guest, _)) in wanted {
+        for (port, guest) in wanted {
             let id = guest.instance.id;
             let Some(known) = self.served.get(port).filter(|known| known.has_id(id)) else {
                 continue;
@@ -365,26 +374,33 @@ impl Daemon {
             lives.replace(id, life);
         }
         if lives != self.lives {
-            state.save_lives(&lives)?;
+            let note = by_itself("user data waits for the next start");
+            if let Err(error) = records::keep_lives(&self.store, &self.lives, &lives, note).await {
+                tracing::error!("user data that waits for the next start: {error}");
+            }
             self.lives = lives;
         }
-        Ok(())
     }
 }
 
 impl Served {
-    fn has_id(&self, id: InstanceId) -> bool {
+    pub(super) fn has_id(&self, id: InstanceId) -> bool {
         self.state.instance.id == id
     }
 }
 
 /// Lets happen what was planned for a time at which no daemon ran, before anybody is served.
-pub(super) fn catch_up(lives: &mut Lives, state: &StateDir) {
-    if lives.fall_due(now_millis()).is_empty() {
-        return;
+pub(super) async fn catch_up(lives: &mut Lives, store: &Store) {
+    let before = lives.clone();
+    if !lives.fall_due(now_millis()).is_empty() {
+        keep_what_fell_due(store, &before, lives).await;
     }
-    if let Err(error) = state.save_lives(lives) {
-        // As in `fall_due`.
+}
+
+/// It was planned for now. Where it cannot be kept, the store still has it as a plan, and a later daemon makes the same of it.
+async fn keep_what_fell_due(store: &Store, before: &Lives, after: &Lives) {
+    let note = by_itself("it was planned for now");
+    if let Err(error) = records::keep_lives(store, before, after, note).await {
         tracing::error!("{error}");
     }
 }

@@ -18,7 +18,6 @@ use crate::life::State;
 use crate::netns::watch::Change;
 use crate::responder::namespace::ResponderNamespace;
 use crate::responder::supervisor::Update;
-use crate::state::StateDir;
 
 impl Daemon {
     /// Deals with what cannot wait for a look: interfaces that are gone.
@@ -41,11 +40,7 @@ impl Daemon {
     }
 
     /// Looks at what there is. Where notifications were lost, everything that they would have told is looked at as well.
-    pub(super) async fn follow(
-        &mut self,
-        state: &StateDir,
-        may_be_anything: bool,
-    ) -> Result<(), DaemonError> {
+    pub(super) async fn follow(&mut self, may_be_anything: bool) -> Result<(), DaemonError> {
         if may_be_anything {
             self.following.n_lost += 1;
             self.dataplane.recheck_guard()?;
@@ -58,7 +53,7 @@ impl Daemon {
             }
         }
         self.look().await?;
-        self.forget_gone(state).await
+        self.forget_gone().await
     }
 
     /// Puts the veth pair into the responder's namespace back. Sockets inside have noticed nothing.

@@ -140,6 +140,24 @@ impl Filters {
         Ok(found)
     }
 
+    /// The filters of others that see a packet before one of ours does, in that order.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn before(&mut self, ours: &Filter) -> io::Result<Vec<Filter>> {
+        let mut message = TcMessage::with_index(ours.ifindex.cast_signed());
+        message.header.parent = ours.direction.parent();
+        let message = RouteNetlinkMessage::GetTrafficFilter(message);
+        let listed = match self.exchange(message, NLM_F_DUMP) {
+            Err(cause) if is_gone(&cause) => return Ok(Vec::new()),
+            listed => listed?,
+        };
+        // They are listed as they run; what has no handle is no filter, but the head of a list of them.
+        let before = listed.iter().take_while(|one| one.header.handle != HANDLE);
+        let filters = before.filter(|one| one.header.handle != TcHandle::UNSPEC);
+        Ok(filters.map(|one| described(one, ours.direction)).collect())
+    }
+
     /// Our filters on every interface of the namespace.
     ///
     /// # Errors
@@ -315,6 +333,11 @@ fn filter(message: &TcMessage, direction: Direction) -> Option<Filter> {
     if message.header.handle != HANDLE || kind(message) != Some(TcFilterBpf::KIND) {
         return None;
     }
+    Some(described(message, direction))
+}
+
+/// Any filter; one without a program has no name and no number of one.
+fn described(message: &TcMessage, direction: Direction) -> Filter {
     let mut filter = Filter {
         ifindex: message.header.index.cast_unsigned(),
         direction,
@@ -324,15 +347,15 @@ fn filter(message: &TcMessage, direction: Direction) -> Option<Filter> {
     let options = message.attributes.iter().find_map(|one| match one {
         TcAttribute::Options(options) => Some(options),
         _ => None,
-    })?;
-    for option in options {
+    });
+    for option in options.into_iter().flatten() {
         match option {
             TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.program.clone_from(name),
             TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program_id = *id,
             _ => {}
         }
     }
-    Some(filter)
+    filter
 }
 
 fn kind(message: &TcMessage) -> Option<&str> {

@@ -7,6 +7,7 @@
 //! written first and its filter comes last; before, its packets are the guard's business. It is closed the other way
 //! round. A slot has its owner written down before it is used, and until nothing carries it any more.
 
+pub mod ahead;
 pub mod filter;
 pub mod guard;
 pub mod load;

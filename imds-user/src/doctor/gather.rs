@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 
 use nix::ifaddrs::getifaddrs;
 
-use super::{Facts, Interface, Mount, Process, Uplink};
+use super::{Ahead, Facts, Interface, Mount, Process, Uplink};
+use crate::dataplane::ahead;
 use crate::dataplane::filter::{Direction, Filters};
 use crate::netns::link::{Link, LinkError, Links};
 use crate::netns::uplink;
@@ -50,6 +51,8 @@ pub async fn facts() -> Result<Facts, LinkError> {
             .into_iter()
             .map(describe_uplink)
             .collect(),
+        // Without root nobody may look.
+        ahead: programs_ahead(),
         firewall_rules: firewall_rules(),
         processes: processes(),
     })
@@ -143,6 +146,16 @@ fn describe_uplink(link: &Link) -> Uplink {
         is_guarded,
         has_place,
     }
+}
+
+fn programs_ahead() -> Vec<Ahead> {
+    let found = ahead::all().unwrap_or_default();
+    let describe = |one: ahead::Ahead| Ahead {
+        interface: one.interface,
+        is_way_out: one.direction == Direction::Egress,
+        program: one.program,
+    };
+    found.into_iter().map(describe).collect()
 }
 
 /// Which interface has which metadata address.

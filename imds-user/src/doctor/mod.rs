@@ -34,6 +34,8 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Interfaces by which what is for the metadata addresses leaves the host.
     pub uplinks: Vec<Uplink>,
+    /// Programs of others that see packets before ours do.
+    pub ahead: Vec<Ahead>,
     /// Rules of iptables and nftables that name a metadata address, and by which tool they were found.
     pub firewall_rules: Vec<(&'static str, String)>,
     /// Processes that matter.
@@ -73,6 +75,17 @@ pub struct Uplink {
     pub is_guarded: bool,
     /// Whether its queue has a place for the guard, should it have a queue.
     pub has_place: bool,
+}
+
+/// A program of somebody else, before one of ours.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Ahead {
+    /// The interface.
+    pub interface: String,
+    /// Whether it sees what leaves by it, rather than what comes.
+    pub is_way_out: bool,
+    /// How it is attached, its name and number.
+    pub program: String,
 }
 
 /// A process of the host.
@@ -173,6 +186,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     ];
     findings.extend(addresses(facts));
     findings.extend(guard(facts));
+    findings.extend(ahead(facts));
     findings.extend(firewall(facts));
     findings.extend(out_of_reach(facts));
     findings.extend(user_mode_networking(facts));
@@ -364,6 +378,20 @@ fn guard(facts: &Facts) -> Vec<Finding> {
         Finding::ok(SUBJECT, format!("not on {name}: the daemon puts it there"))
     });
     or_ok(findings.collect(), SUBJECT, "there is no uplink")
+}
+
+fn ahead(facts: &Facts) -> Vec<Finding> {
+    const SUBJECT: &str = "programs before ours";
+    let programs = facts.ahead.iter().map(|ahead| {
+        let way = if ahead.is_way_out { "out of" } else { "into" };
+        Finding::warn(
+            SUBJECT,
+            format!("{} on the way {way} {}", ahead.program, ahead.interface),
+            "what it does not pass on never comes to imds: see that it ends with TCX_NEXT or TC_ACT_UNSPEC for packets of the \
+             metadata service, or take it off",
+        )
+    });
+    or_ok(programs.collect(), SUBJECT, "there are none")
 }
 
 fn firewall(facts: &Facts) -> Vec<Finding> {
@@ -722,6 +750,25 @@ mod tests {
             "guard",
             "no place for it on eth0: its queue of kind `ingress` has no way out",
         );
+    }
+
+    #[test]
+    fn programs_before_ours() {
+        const SUBJECT: &str = "programs before ours";
+        let with = |is_way_out| {
+            move |facts: &mut Facts| {
+                facts.ahead.push(Ahead {
+                    interface: "tap0".into(),
+                    is_way_out,
+                    program: "TCX drops (7)".into(),
+                });
+            }
+        };
+        check(|_| {}, Level::Ok, SUBJECT, "there are none");
+        let found = "TCX drops (7) on the way into tap0";
+        check(with(false), Level::Warn, SUBJECT, found);
+        let found = "TCX drops (7) on the way out of tap0";
+        check(with(true), Level::Warn, SUBJECT, found);
     }
 
     #[test]

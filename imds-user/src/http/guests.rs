@@ -2,7 +2,8 @@
 //! lock, replaced whole at every change.
 
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -12,20 +13,25 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use super::{signing::Signing, throttle::Throttle};
+use super::{
+    bounds::{CONNECTIONS_MAX, IN_FLIGHT_MAX},
+    signing::Signing,
+    throttle::Throttle,
+};
 use crate::identity::Signatures;
 use crate::instance::{Host, Instance, Limits, Published, UnixSeconds};
 
-/// Connections in all. A connection takes about 10 KB, so they stay below 200 MB. Above it the guest with the most gives
-/// way.
-pub const CONNECTIONS_MAX: usize = 16_384;
+/// How many connections of the guest with the most end when there are too many in all: to find it takes a look at every
+/// guest.
+const EVICTED_AT_ONCE: usize = 32;
 
 /// The directory of guests.
-#[derive(Default)]
 pub struct Guests {
     host: ArcSwapOption<Host>,
     by_slot: ArcSwap<HashMap<u32, Arc<Guest>>>,
+    connections_max: usize,
     connections: AtomicUsize,
+    in_flight: AtomicUsize,
 }
 
 /// One guest: its instance as of now, and what stays when the instance changes.
@@ -51,13 +57,26 @@ pub struct Tally {
     pub no_token_rejected: AtomicU64,
     /// Requests that were one too many of their second.
     pub throttled: AtomicU64,
-    /// What is left of this second.
+    /// What is left of this second's requests.
     pub throttle: Throttle,
+    /// What is left of this second's new connections.
+    pub newcomers: Throttle,
 }
 
 /// The open connections of one guest.
 #[derive(Debug, Default)]
-struct Connections(Mutex<HashMap<u64, Arc<Connection>>>);
+struct Connections(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    by_number: HashMap<u64, Arc<Connection>>,
+    /// When each was active, as far as anybody looked, and its number; also of some that are closed. A connection only
+    /// becomes active later, so the earliest of these is the longest idle if it still holds.
+    by_activity: BinaryHeap<Reverse<(u64, u64)>>,
+    /// Numbers of those that keep a request in flight, by the order in which they began to.
+    in_flight: BTreeMap<u64, u64>,
+    begun: u64,
+}
 
 /// One open connection.
 #[derive(Debug, Default)]
@@ -66,8 +85,8 @@ pub struct Connection {
     pub active_nanoseconds: AtomicU64,
     /// Told when it must end.
     pub evicted: Notify,
-    /// Its guest is gone: it ends with a RST, as nobody is there to go on with.
-    pub is_orphaned: AtomicBool,
+    /// It ends with a RST: its guest is gone, or does not send or take what it should.
+    pub resets: AtomicBool,
 }
 
 /// Connections of guests that are gone, on their way to their end.
@@ -79,11 +98,36 @@ pub struct Admission {
     /// The connection.
     pub connection: Arc<Connection>,
     number: u64,
+    in_flight_max: usize,
     list: Arc<Connections>,
     guests: Arc<Guests>,
 }
 
+/// A connection's place among those that keep a request in flight, given up on drop.
+pub struct InFlight<'admission> {
+    admission: &'admission Admission,
+    turn: u64,
+}
+
+impl Default for Guests {
+    fn default() -> Self {
+        Self::with_connections(CONNECTIONS_MAX)
+    }
+}
+
 impl Guests {
+    /// A directory without guests, of a process that may have so many connections, [`CONNECTIONS_MAX`] at most.
+    #[must_use]
+    pub fn with_connections(connections_max: usize) -> Self {
+        Self {
+            host: ArcSwapOption::default(),
+            by_slot: ArcSwap::default(),
+            connections_max: connections_max.min(CONNECTIONS_MAX),
+            connections: AtomicUsize::default(),
+            in_flight: AtomicUsize::default(),
+        }
+    }
+
     /// What all instances share, once the daemon told it.
     pub fn host(&self) -> Option<Arc<Host>> {
         self.host.load_full()
@@ -166,27 +210,59 @@ impl Guests {
     /// Takes a new connection of a guest in. Where there are too many, the one that was idle longest ends: of this guest,
     /// or, where there are too many in all, of the guest that has the most.
     pub fn admit(self: &Arc<Self>, guest: &Guest, number: u64, now_nanoseconds: u64) -> Admission {
-        if self.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
-            self.evict_from_the_largest();
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+            self.relieve(Connections::len, Open::evict_idle);
         }
         let connection = Arc::new(Connection {
             active_nanoseconds: now_nanoseconds.into(),
             ..Connection::default()
         });
         let list = Arc::clone(&guest.connections);
-        list.add(number, Arc::clone(&connection), guest.limits().connections);
+        let limits = guest.limits();
+        list.add(number, Arc::clone(&connection), limits.connections);
         Admission {
             connection,
             number,
+            in_flight_max: limits.requests_in_flight as usize,
             list,
             guests: Arc::clone(self),
         }
     }
 
-    fn evict_from_the_largest(&self) {
+    /// Ends some connections of the guest that has the most by some count.
+    fn relieve(&self, count: impl Fn(&Connections) -> usize, evict: impl Fn(&mut Open)) {
         let guests = self.by_slot.load();
-        if let Some(largest) = guests.values().max_by_key(|guest| guest.connections.len()) {
-            largest.connections.evict_one();
+        if let Some(largest) = guests
+            .values()
+            .max_by_key(|guest| count(&guest.connections))
+        {
+            let mut open = largest.connections.lock();
+            for _ in 0..EVICTED_AT_ONCE {
+                evict(&mut open);
+            }
+        }
+    }
+}
+
+impl Admission {
+    /// The connection has a request that keeps it waiting for its guest, or for a signature, until this is dropped. Where
+    /// there are too many such, the one that has been so for longest is reset: of this guest, or, where there are too many
+    /// in all, of the guest that has the most.
+    pub fn begin_flight(&self) -> InFlight<'_> {
+        if self.guests.in_flight.fetch_add(1, Ordering::Relaxed) >= IN_FLIGHT_MAX {
+            self.guests
+                .relieve(Connections::n_in_flight, Open::evict_in_flight);
+        }
+        let mut open = self.list.lock();
+        if open.in_flight.len() >= self.in_flight_max {
+            open.evict_in_flight();
+        }
+        let turn = open.begun;
+        open.begun += 1;
+        open.in_flight.insert(turn, self.number);
+        InFlight {
+            admission: self,
+            turn,
         }
     }
 }
@@ -233,44 +309,154 @@ impl Guest {
 
 impl Connections {
     fn add(&self, number: u64, connection: Arc<Connection>, connections_max: u32) {
-        if self.len() >= connections_max as usize {
-            self.evict_one();
-        }
-        self.lock().insert(number, connection);
-    }
-
-    /// Ends the connection that was idle longest. It leaves the list here, so that the next eviction finds another.
-    fn evict_one(&self) {
         let mut open = self.lock();
-        let idle = open
-            .iter()
-            .min_by_key(|(_, one)| one.active_nanoseconds.load(Ordering::Relaxed))
-            .map(|(number, _)| *number);
-        if let Some(connection) = idle.and_then(|number| open.remove(&number)) {
-            connection.evicted.notify_one();
+        if open.by_number.len() >= connections_max as usize {
+            open.evict_idle();
         }
+        open.add(number, connection);
     }
 
     fn end_all(&self) {
-        for connection in self.lock().values() {
-            connection.is_orphaned.store(true, Ordering::Relaxed);
-            connection.evicted.notify_one();
+        for connection in self.lock().by_number.values() {
+            connection.reset();
         }
     }
 
     fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().by_number.len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+    fn n_in_flight(&self) -> usize {
+        self.lock().in_flight.len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
         // Nothing that runs under the lock panics half-way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Open {
+    fn add(&mut self, number: u64, connection: Arc<Connection>) {
+        let active = connection.active_nanoseconds.load(Ordering::Relaxed);
+        self.by_number.insert(number, connection);
+        if self.by_activity.len() > 2 * self.by_number.len() {
+            let is_open = |Reverse((_, number)): &Reverse<_>| self.by_number.contains_key(number);
+            self.by_activity.retain(is_open);
+        }
+        self.by_activity.push(Reverse((active, number)));
+    }
+
+    /// Ends the connection that was idle longest. It leaves the list here, so that the next eviction finds another.
+    fn evict_idle(&mut self) {
+        while let Some(Reverse((noted, number))) = self.by_activity.pop() {
+            let Some(connection) = self.by_number.get(&number) else {
+                continue;
+            };
+            let active = connection.active_nanoseconds.load(Ordering::Relaxed);
+            if active > noted {
+                self.by_activity.push(Reverse((active, number)));
+                continue;
+            }
+            connection.evicted.notify_one();
+            self.by_number.remove(&number);
+            return;
+        }
+    }
+
+    /// The same of the one that has kept a request in flight for longest.
+    fn evict_in_flight(&mut self) {
+        let longest = self.in_flight.pop_first();
+        if let Some(connection) = longest.and_then(|(_, number)| self.by_number.remove(&number)) {
+            connection.reset();
+        }
+    }
+}
+
+impl Connection {
+    /// Ends it with a RST.
+    fn reset(&self) {
+        self.resets.store(true, Ordering::Relaxed);
+        self.evicted.notify_one();
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.list.lock().remove(&self.number);
+        self.list.lock().by_number.remove(&self.number);
         self.guests.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let Admission { list, guests, .. } = self.admission;
+        list.lock().in_flight.remove(&self.turn);
+        guests.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections with numbers from 0, each active at the time of its number.
+    fn open(count: u64) -> Open {
+        let mut open = Open::default();
+        for number in 0..count {
+            let connection = Connection {
+                active_nanoseconds: number.into(),
+                ..Connection::default()
+            };
+            open.add(number, Arc::new(connection));
+        }
+        open
+    }
+
+    fn check_left(open: &Open, expected: &[u64]) {
+        let mut left: Vec<_> = open.by_number.keys().copied().collect();
+        left.sort_unstable();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first_whatever_was_noted_before() {
+        let mut open = open(4);
+        open.by_number[&0]
+            .active_nanoseconds
+            .store(9, Ordering::Relaxed);
+        open.by_number.remove(&1);
+        open.evict_idle();
+        check_left(&open, &[0, 3]);
+        open.evict_idle();
+        check_left(&open, &[0]);
+        open.evict_idle();
+        check_left(&open, &[]);
+        open.evict_idle();
+    }
+
+    #[test]
+    fn what_is_noted_of_closed_connections_is_forgotten() {
+        let mut open = open(2);
+        for number in 2..10_000 {
+            open.add(number, Arc::default());
+            open.by_number.remove(&number);
+        }
+        assert!(open.by_activity.len() < 10, "{}", open.by_activity.len());
+        check_left(&open, &[0, 1]);
+    }
+
+    #[test]
+    fn the_longest_in_flight_goes_first_and_is_reset() {
+        let mut open = open(3);
+        open.in_flight = [(0, 2), (1, 0)].into();
+        let second = Arc::clone(&open.by_number[&2]);
+        open.evict_in_flight();
+        check_left(&open, &[0, 1]);
+        assert!(second.resets.load(Ordering::Relaxed));
+        open.evict_in_flight();
+        check_left(&open, &[1]);
+        open.evict_in_flight();
+        check_left(&open, &[1]);
     }
 }

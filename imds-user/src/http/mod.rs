@@ -2,6 +2,7 @@
 //!
 //! [`respond::respond`] holds every rule of the service and does no I/O; the edge around it reads, calls and writes.
 
+pub mod bounds;
 pub mod guests;
 pub mod head;
 pub mod respond;
@@ -10,3 +11,4 @@ pub mod server;
 pub mod signing;
 pub mod status;
 pub mod throttle;
+mod untaken;

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Buf;
+use futures_util::future::poll_immediate;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,11 +25,13 @@ use tokio::{
 };
 
 use super::{
+    bounds::UNTAKEN_BYTES_MAX,
     guests::{Admission, Connection, Guest, Guests, Tally},
     head::{self, Reading, RequestHead, Room},
     respond::{Services, respond},
     response::{Accounting, Response},
     signing::WAIT_MAX,
+    untaken::bytes_untaken,
 };
 use crate::{
     instance::{AddressFamily, Slot, UnixMillis},
@@ -45,6 +48,11 @@ const KEPT_BYTES_MAX: usize = 4 << 10;
 /// sending: closed with bytes unread, the kernel would send a RST, and the client might lose the answer.
 const LINGER_BYTES_MAX: usize = 64 << 10;
 const LINGER_MAX: Duration = Duration::from_secs(2);
+/// How much is sent before a look at whether the guest takes it.
+const SENT_BYTES_UNSEEN: usize = 4 << 10;
+/// Pauses between such looks at a guest that does not.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(64);
 /// Pause after the kernel could not give us a connection (descriptors, memory), so that the wait is not a busy one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often a request waits for signatures: they may come for a document that has changed meanwhile, even twice.
@@ -140,15 +148,19 @@ async fn accept(server: &Arc<Server>, listener: StdTcpListener) {
     server.accepting.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Finds out who it is and serves it; a stranger is reset.
+/// Finds out who it is and serves it; a stranger is reset, and what is one too many of its second.
 fn admit(server: &Arc<Server>, stream: TcpStream) {
     let Some((caller, guest)) = caller_of(server, &stream) else {
         return reset(stream);
     };
+    let now = server.now_nanoseconds();
+    let newcomers = &guest.tally.newcomers;
+    if !newcomers.admits(guest.limits().connections_per_second, now) {
+        guest.tally.throttled.fetch_add(1, Ordering::Relaxed);
+        return reset(stream);
+    }
     let number = server.connections.fetch_add(1, Ordering::Relaxed);
-    let admission = server
-        .guests
-        .admit(&guest, number, server.now_nanoseconds());
+    let admission = server.guests.admit(&guest, number, now);
     tokio::spawn(converse(Arc::clone(server), stream, caller, admission));
 }
 
@@ -182,33 +194,37 @@ async fn converse(server: Arc<Server>, stream: TcpStream, caller: Caller, admiss
     let wire = Wire {
         stream,
         unread: Vec::new(),
+        sent_bytes_unseen: 0,
         family: caller.family,
         hop_limit: None,
-        connection: Arc::clone(connection),
+        admission: &admission,
     };
     tokio::select! {
         // What ends a conversation early is the guest's business.
-        _ended = talk(&server, wire, caller, connection) => {}
+        _ended = talk(&server, wire, caller) => {}
         () = connection.evicted.notified() => {}
         () = idle_for_too_long(&server, connection) => {}
     }
 }
 
 /// Answers requests in their order, until one is the last.
-async fn talk(
-    server: &Server,
-    mut wire: Wire,
-    caller: Caller,
-    connection: &Connection,
-) -> Result<(), Ended> {
+async fn talk(server: &Server, mut wire: Wire<'_>, caller: Caller) -> Result<(), Ended> {
+    let admission = wire.admission;
     let mut n_known = 0;
+    let mut half_a_head = None;
     loop {
+        let connection = &admission.connection;
         let Some(mut answer) = answer(server, caller, connection, &wire.unread, n_known)? else {
             n_known = wire.unread.len();
+            if n_known > 0 {
+                half_a_head.get_or_insert_with(|| admission.begin_flight());
+            }
             wire.read().await?;
             continue;
         };
+        half_a_head = None;
         if answer.response.lacks_signatures {
+            let _in_flight = admission.begin_flight();
             // In a place of its own, so that all other requests do without the room for it.
             let signed = Box::pin(have_signed(server, caller, &wire.unread)).await?;
             answer.response = signed.unwrap_or(answer.response);
@@ -225,6 +241,7 @@ async fn talk(
             return Ok(());
         }
         wire.forget(answer.n_bytes);
+        wire.await_taken_in_part().await?;
         n_known = 0;
     }
 }
@@ -400,26 +417,32 @@ fn nonce() -> [u8; 12] {
 }
 
 /// A guest's connection: bytes in, bytes out, and the TTL that they are sent with.
-struct Wire {
+struct Wire<'admission> {
     stream: TcpStream,
     /// What came and is not answered yet.
     unread: Vec<u8>,
+    /// What was sent since the guest was last seen to take it.
+    sent_bytes_unseen: usize,
     family: AddressFamily,
     /// The lowest TTL that any answer asked for; none yet, and the namespace's default is used.
     hop_limit: Option<NonZeroU8>,
-    connection: Arc<Connection>,
+    admission: &'admission Admission,
 }
 
-impl Drop for Wire {
+/// The kernel goes on with what is untaken for minutes after the end of the socket, and no limit of the guest's would count
+/// it. So what ends with something untaken ends with a RST, which drops it.
+impl Drop for Wire<'_> {
     fn drop(&mut self) {
-        if self.connection.is_orphaned.load(Ordering::Relaxed) {
+        let connection = &self.admission.connection;
+        let resets = connection.resets.load(Ordering::Relaxed);
+        if resets || bytes_untaken(&self.stream).is_ok_and(|bytes| bytes > 0) {
             // If the option is refused the connection ends with a FIN instead.
             drop(self.stream.set_zero_linger());
         }
     }
 }
 
-impl Wire {
+impl Wire<'_> {
     /// Waits for more bytes, and makes room for them only when they are there.
     async fn read(&mut self) -> io::Result<()> {
         self.stream.readable().await?;
@@ -434,8 +457,40 @@ impl Wire {
     /// Sends an answer in one call. Its body is not copied, be it long or a secret that is wiped when the answer is dropped.
     async fn send(&mut self, answer: &Response) -> io::Result<()> {
         let head = answer.wire_head();
+        self.sent_bytes_unseen += head.len() + answer.body.len();
         let mut bytes = Buf::chain(head.as_slice(), &*answer.body);
-        self.stream.write_all_buf(&mut bytes).await
+        let mut sending = pin!(self.stream.write_all_buf(&mut bytes));
+        if let Some(sent) = poll_immediate(sending.as_mut()).await {
+            return sent;
+        }
+        let _in_flight = self.admission.begin_flight();
+        sending.await
+    }
+
+    /// Waits until the guest has taken most of what it was sent: as long as it has not, the request is in flight.
+    async fn await_taken_in_part(&mut self) -> io::Result<()> {
+        if self.sent_bytes_unseen <= SENT_BYTES_UNSEEN {
+            return Ok(());
+        }
+        self.await_taken(UNTAKEN_BYTES_MAX).await?;
+        self.sent_bytes_unseen = 0;
+        Ok(())
+    }
+
+    /// Waits until at most so much is untaken.
+    async fn await_taken(&self, bytes_max: usize) -> io::Result<()> {
+        if bytes_untaken(&self.stream)? <= bytes_max {
+            return Ok(());
+        }
+        let _in_flight = self.admission.begin_flight();
+        // Who sends its next request, or hangs up, has read what it was sent, as a rule; only then is there no hurry.
+        let mut pause = LOOK_AFTER;
+        drop(timeout(pause, self.stream.readable()).await);
+        while bytes_untaken(&self.stream)? > bytes_max {
+            tokio::time::sleep(pause).await;
+            pause = LOOK_EVERY_MAX.min(pause * 2);
+        }
+        Ok(())
     }
 
     /// Drops the bytes of a request that was answered.
@@ -459,14 +514,14 @@ impl Wire {
         Ok(())
     }
 
-    /// Ends the connection after its last answer.
+    /// Ends the connection after its last answer, once the guest has taken it.
     async fn close(mut self, last: &Answer) -> io::Result<()> {
         self.stream.shutdown().await?;
         if last.has_more {
             // Whoever sends for longer does not read either.
-            tokio::time::timeout(LINGER_MAX, self.discard()).await.ok();
+            timeout(LINGER_MAX, self.discard()).await.ok();
         }
-        Ok(())
+        self.await_taken(0).await
     }
 
     /// Reads to the end, a bounded part of the way.

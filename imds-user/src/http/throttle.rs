@@ -1,4 +1,4 @@
-//! How many requests a guest may make each second.
+//! How many requests, and how many new connections, a guest may make each second.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

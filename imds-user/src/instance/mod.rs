@@ -87,6 +87,13 @@ impl Instance {
         self.details.as_deref().unwrap_or(&NONE)
     }
 
+    /// Says whether detailed monitoring is on, or takes back that it was spoken of.
+    pub fn set_monitoring(&mut self, monitoring: Option<Switch>) {
+        let mut details = self.details().clone();
+        details.monitoring = monitoring;
+        self.details = (details != Details::NONE).then(|| Box::new(details));
+    }
+
     /// Whether the service answers this instance over `family`. A connection over one that it does not answer is to
     /// be closed without an answer: on EC2 nothing is there at that address.
     #[must_use]

@@ -211,6 +211,11 @@ impl Lives {
         self.instances.get(&id).unwrap_or(&NOTHING)
     }
 
+    /// Every life in which something happened.
+    pub fn iter(&self) -> impl Iterator<Item = (InstanceId, &Life)> {
+        self.instances.iter().map(|(id, life)| (*id, life))
+    }
+
     /// Replaces the life of an instance; the one before.
     pub fn replace(&mut self, id: InstanceId, life: Life) -> Life {
         let before = if life == Life::default() {
@@ -255,6 +260,16 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<User
     let bytes = STANDARD.decode(text).map_err(de::Error::custom)?;
     let user_data = UserData::try_from(Bytes::from(bytes)).map_err(de::Error::custom)?;
     Ok(Some(user_data))
+}
+
+impl FromIterator<(InstanceId, Life)> for Lives {
+    fn from_iter<T: IntoIterator<Item = (InstanceId, Life)>>(lives: T) -> Self {
+        let mut all = Self::default();
+        for (id, life) in lives {
+            all.replace(id, life);
+        }
+        all
+    }
 }
 
 #[cfg(test)]

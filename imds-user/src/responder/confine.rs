@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd};
 
-use crate::{capabilities::limit_bounding_set, http::guests::CONNECTIONS_MAX};
+use crate::{capabilities::limit_bounding_set, http::bounds::CONNECTIONS_MAX};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
     Scope,
@@ -23,8 +23,10 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 const USER: &str = "imds";
 /// Otherwise a user id that nobody has: it needs no account, and no other service shares it as `nobody` is shared.
 const UID_FALLBACK: u32 = 169_254;
-/// Descriptors that the process may hold: every connection that it accepts at most, and its own few.
-const DESCRIPTORS_MAX: u64 = CONNECTIONS_MAX as u64 + 256;
+/// Descriptors beside those of connections: the process's own few, and connections that were told to end and have not yet.
+const OWN_DESCRIPTORS: u64 = 256;
+/// Descriptors that the process may hold: every connection that it accepts at most, and those.
+const DESCRIPTORS_MAX: u64 = CONNECTIONS_MAX as u64 + OWN_DESCRIPTORS;
 
 /// A step that failed; the responder must not serve then.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +199,15 @@ fn limit_descriptors() -> Result<(), nix::errno::Errno> {
         "this host allows a process {allowed} descriptors: the responder can hold no more connections"
     );
     setrlimit(Resource::RLIMIT_NOFILE, allowed, allowed)
+}
+
+/// How many connections this process has descriptors for. Never none: where there are hardly any, a connection waits until
+/// another one ends.
+#[must_use]
+pub fn connections_max() -> usize {
+    let allowed = getrlimit(Resource::RLIMIT_NOFILE).map_or(DESCRIPTORS_MAX, |(soft, _)| soft);
+    let left = allowed.saturating_sub(OWN_DESCRIPTORS).max(allowed / 2);
+    usize::try_from(left).unwrap_or(CONNECTIONS_MAX)
 }
 
 fn account() -> (Uid, Gid) {

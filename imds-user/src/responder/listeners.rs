@@ -16,12 +16,10 @@ use nix::sys::{
 };
 
 use super::namespace::NamespaceError;
-use crate::netns::NetNs;
+use crate::{http::bounds::BACKLOG, netns::NetNs};
 
 /// The port of the metadata service.
 pub const HTTP_PORT: u16 = 80;
-/// Connections that wait to be accepted; the kernel caps it at `somaxconn`, which is set to the same.
-const BACKLOG: i32 = 4096;
 
 /// On every IPv4 address and on every IPv6 address.
 const ADDRESSES: [SocketAddr; 2] = [
@@ -80,6 +78,7 @@ fn listener(address: SocketAddr) -> Result<TcpListener, NamespaceError> {
         // An answer is one write; it must not wait for the acknowledgement of the one before.
         setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        // The kernel caps it at `somaxconn`, which is set to the same.
         listen(&socket, Backlog::new(BACKLOG)?)?;
         Ok(TcpListener::from(socket))
     };

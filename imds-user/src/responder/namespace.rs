@@ -55,6 +55,11 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/tcp_synack_retries", "3"),
     ("net/ipv4/tcp_max_syn_backlog", "4096"),
     ("net/core/somaxconn", "4096"),
+    // What one connection can have the kernel hold, and how many that are over: `http::bounds` counts on it. The most of an
+    // answer fits, and a request always.
+    ("net/ipv4/tcp_wmem", "4096 16384 32768"),
+    ("net/ipv4/tcp_rmem", "4096 32768 32768"),
+    ("net/ipv4/tcp_max_tw_buckets", "16384"),
     // What a vanished guest leaves behind is given up soon.
     ("net/ipv4/tcp_fin_timeout", "15"),
     ("net/ipv4/tcp_orphan_retries", "2"),

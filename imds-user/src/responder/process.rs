@@ -101,7 +101,7 @@ pub fn run() -> Result<(), ProcessError> {
     let hello = runtime
         .block_on(hello(&birth))
         .map_err(ProcessError::Daemon)?;
-    let guests = Arc::new(Guests::default());
+    let guests = Arc::new(Guests::with_connections(confine::connections_max()));
     let keys = TokenKeys {
         current: TokenKey::new(*hello.token_key),
         previous: None,

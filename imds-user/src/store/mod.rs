@@ -5,8 +5,10 @@
 //! a thread that does what takes time. [`sqlite`] keeps it. Changes are optimistic: one is drafted from what
 //! a view shows and committed on the condition that nobody wrote it since; who was too late looks and drafts again.
 
+pub mod apply;
 pub mod backend;
 pub mod digest;
+pub mod export;
 pub mod handle;
 pub mod history;
 #[cfg(test)]

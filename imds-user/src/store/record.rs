@@ -4,14 +4,14 @@
 //! What an instance is to its guest stands in [`InstanceRecord::spec`], in the domain's own type, complete; what commands
 //! did to its machine since stands in its [`Life`], a record of its own, since it outlives the instance's place in a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU8;
 
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use crate::config::PortBy;
+use crate::config::{Facet, PortBy, Rest};
 use crate::credentials::CredentialSource;
 use crate::discovery::admitted::Admission;
 use crate::instance::{
@@ -36,6 +36,8 @@ pub enum Kind {
     AccessKey,
     /// A key pair, by its name.
     KeyPair,
+    /// What the file says besides instances, when it was last applied. There is one.
+    Rest,
 }
 
 impl Kind {
@@ -47,6 +49,7 @@ impl Kind {
         Self::Defaults,
         Self::AccessKey,
         Self::KeyPair,
+        Self::Rest,
     ];
 
     /// What it is called where records are kept.
@@ -59,6 +62,7 @@ impl Kind {
             Self::Defaults => "defaults",
             Self::AccessKey => "access-key",
             Self::KeyPair => "key-pair",
+            Self::Rest => "rest",
         }
     }
 }
@@ -109,6 +113,12 @@ impl Key {
         Self::new(Kind::KeyPair, name)
     }
 
+    /// Of what the file says besides instances.
+    #[must_use]
+    pub fn rest() -> Self {
+        Self::new(Kind::Rest, "file")
+    }
+
     pub(super) fn new(kind: Kind, name: &str) -> Self {
         let name = name.into();
         Self { kind, name }
@@ -136,6 +146,8 @@ pub enum Record {
     AccessKey(AccessKey),
     /// A key pair.
     KeyPair(Box<KeyPair>),
+    /// What the file says besides instances.
+    Rest(Rest),
 }
 
 /// A value that cannot be read as the record that it should be.
@@ -159,6 +171,7 @@ impl Record {
             Self::Defaults(_) => Key::defaults(),
             Self::AccessKey(key) => Key::access_key(&key.id),
             Self::KeyPair(pair) => Key::key_pair(&pair.name),
+            Self::Rest(_) => Key::rest(),
         }
     }
 
@@ -174,6 +187,7 @@ impl Record {
             Self::Defaults(defaults) => serde_json::to_vec(defaults),
             Self::AccessKey(key) => serde_json::to_vec(key),
             Self::KeyPair(pair) => serde_json::to_vec(pair),
+            Self::Rest(rest) => serde_json::to_vec(rest),
         };
         text.map_err(|cause| RecordError {
             key: self.key(),
@@ -200,6 +214,7 @@ impl Record {
             Kind::Defaults => serde_json::from_slice(text).map(Self::Defaults),
             Kind::AccessKey => serde_json::from_slice(text).map(Self::AccessKey),
             Kind::KeyPair => serde_json::from_slice(text).map(Self::KeyPair),
+            Kind::Rest => serde_json::from_slice(text).map(Self::Rest),
         };
         let record = record.map_err(error)?;
         if record.key() != *key {
@@ -335,35 +350,6 @@ impl Owner {
             Self::Discovered => "discovered",
         }
     }
-}
-
-/// Something that the file says of an instance and that others may change too. Whether it was changed in the file is known by
-/// a digest of what the file said last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Facet {
-    /// `metadata-options.http-tokens`
-    HttpTokens,
-    /// `metadata-options.http-endpoint`
-    HttpEndpoint,
-    /// `metadata-options.http-put-response-hop-limit`
-    HttpPutResponseHopLimit,
-    /// `metadata-options.http-protocol-ipv6`
-    HttpProtocolIpv6,
-    /// `metadata-options.instance-metadata-tags`
-    InstanceMetadataTags,
-    /// `type`
-    Type,
-    /// `tags`, all of them
-    Tags,
-    /// `user-data` and its like
-    UserData,
-    /// `role`
-    Role,
-    /// `monitoring`
-    Monitoring,
-    /// `security-groups` and their ids, of the primary interface
-    SecurityGroups,
 }
 
 /// The metadata options of an instance count their changes. They are in force once the one who serves them says so: at once
@@ -609,6 +595,3 @@ pub struct KeyPair {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
 }
-
-/// Facets that a file speaks of.
-pub type Said = BTreeSet<Facet>;

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::record::{
     AccessKey, AccountDefaults, Attributes, InstanceRecord, KeyPair, Launch, Record, Transition,
@@ -40,11 +40,22 @@ pub enum Node {
         value: Value,
         /// What anybody may see.
         shown: String,
+        /// How secret it is.
+        secrecy: Secrecy,
     },
     /// A table.
     Table(Tree),
     /// Tables in an order.
     List(Vec<Tree>),
+}
+
+/// How secret something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrecy {
+    /// People may have put a secret there: user data, arguments of commands. Who may see the configuration may see it.
+    Private,
+    /// It is one: the secret half of credentials.
+    Credential,
 }
 
 /// What stands for a secret.
@@ -61,6 +72,7 @@ impl Record {
             Self::Defaults(defaults) => of_defaults(defaults),
             Self::AccessKey(key) => of_access_key(key),
             Self::KeyPair(pair) => of_key_pair(pair),
+            Self::Rest(rest) => of_written(&rest.0),
         }
     }
 }
@@ -90,10 +102,20 @@ impl Tree {
         }
     }
 
-    fn secret(&mut self, name: &str, value: impl Into<Value>, shown: &str) {
+    fn private(&mut self, name: &str, value: impl Into<Value>, shown: &str) {
         let node = Node::Secret {
             value: value.into(),
             shown: shown.to_owned(),
+            secrecy: Secrecy::Private,
+        };
+        self.0.insert(name.to_owned(), node);
+    }
+
+    fn credential(&mut self, name: &str, value: impl Into<Value>) {
+        let node = Node::Secret {
+            value: value.into(),
+            shown: HIDDEN.to_owned(),
+            secrecy: Secrecy::Credential,
         };
         self.0.insert(name.to_owned(), node);
     }
@@ -311,7 +333,7 @@ fn of_tags(tags: &[Tag]) -> Tree {
 fn of_user_data(tree: &mut Tree, user_data: &UserData) {
     let bytes = user_data.bytes();
     let shown = format!("({} bytes)", bytes.len());
-    tree.secret("user-data-base64", STANDARD.encode(bytes), &shown);
+    tree.private("user-data-base64", STANDARD.encode(bytes), &shown);
 }
 
 fn of_details(tree: &mut Tree, details: &Details) {
@@ -409,12 +431,8 @@ fn of_role(role: &Role, record: &InstanceRecord) -> Tree {
         (Some(source), _) => of_source(&mut tree, source),
         (None, RoleCredentials::Given(credentials)) => {
             tree.text("access-key-id", &credentials.access_key_id);
-            tree.secret(
-                "secret-access-key",
-                credentials.secret_access_key.expose(),
-                HIDDEN,
-            );
-            tree.secret("token", credentials.token.expose(), HIDDEN);
+            tree.credential("secret-access-key", credentials.secret_access_key.expose());
+            tree.credential("token", credentials.token.expose());
             let validity = credentials.validity.as_ref();
             tree.some_text(
                 "expiration",
@@ -436,7 +454,7 @@ fn of_source(tree: &mut Tree, source: &CredentialSource) {
                 0 => process.program.to_string(),
                 n => format!("{} ({n} arguments)", process.program),
             };
-            tree.secret("credential-process", words, &shown);
+            tree.private("credential-process", words, &shown);
             tree.texts("credential-process-environment", &process.environment);
         }
         CredentialSource::AssumeRole(role) => {
@@ -568,7 +586,7 @@ fn of_admission(admission: &Admission) -> Tree {
     let mut keys = Tree::default();
     for (key, value) in &admission.keys {
         if key.starts_with("user-data") {
-            keys.secret(key, value.as_str(), &format!("({} bytes)", value.len()));
+            keys.private(key, value.as_str(), &format!("({} bytes)", value.len()));
         } else {
             keys.text(key, value);
         }
@@ -605,7 +623,7 @@ fn of_access_key(key: &AccessKey) -> Tree {
     } = key;
     let mut tree = Tree::default();
     tree.text("id", id);
-    tree.secret("secret", secret.expose(), HIDDEN);
+    tree.credential("secret", secret.expose());
     tree.serialized("role", role);
     tree.text("created", created.iso());
     tree
@@ -628,4 +646,30 @@ fn of_key_pair(pair: &KeyPair) -> Tree {
     tree.text("created", created.iso());
     tree.table("tags", of_tags(tags));
     tree
+}
+
+/// Tables as they are written in a file.
+fn of_written(tables: &Map<String, Value>) -> Tree {
+    let mut tree = Tree::default();
+    for (name, value) in tables {
+        match value {
+            Value::Object(table) => tree.table(name, of_written(table)),
+            Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_object) => {
+                let tables = list.iter().filter_map(Value::as_object);
+                tree.list(name, tables.map(of_written).collect());
+            }
+            value => of_written_value(&mut tree, name, value),
+        }
+    }
+    tree
+}
+
+fn of_written_value(tree: &mut Tree, name: &str, value: &Value) {
+    match name {
+        "secret-access-key" | "token" => tree.credential(name, value.clone()),
+        "user-data" | "user-data-base64" | "credential-process" => {
+            tree.private(name, value.clone(), "(not shown)");
+        }
+        _ => tree.value(name, value.clone()),
+    }
 }

@@ -7,9 +7,9 @@ use super::backend::State;
 use super::handle::Changes;
 use super::history::FieldChange;
 use super::memory::Memory;
-use super::record::{Facet, Launch, Transition};
+use super::record::{Launch, Transition};
 use super::*;
-use crate::config::PortBy;
+use crate::config::{Facet, PortBy, Rest};
 use crate::credentials::{AssumeRole, CredentialProcess, CredentialSource};
 use crate::discovery::admitted::Admission;
 use crate::instance::{Switch, Tag, TokenUse, UnixMillis, UnixSeconds};
@@ -129,6 +129,15 @@ fn everything() -> Vec<Record> {
                 value: "b".into(),
             }],
         })),
+        Record::Rest(Rest(
+            serde_json::json!({
+                "host": { "region": "us-east-1" },
+                "template": [{ "role": { "token": "hunter9" }, "user-data": "hunter10" }],
+            })
+            .as_object()
+            .unwrap()
+            .clone(),
+        )),
     ]
 }
 
@@ -310,6 +319,21 @@ fn what_was_written_is_there_at_its_revision() {
             assert_eq!(found, Some((Revision(1), record)));
         }
     });
+}
+
+#[test]
+fn instances_share_what_they_have_in_common() {
+    let mut memory = Memory::default();
+    let records = [record(instance("web")), record(instance("data"))];
+    memory.commit(&put(&View::default(), &records)).unwrap();
+    let view = view_of(&mut memory);
+    let mut interfaces = view
+        .instances()
+        .values()
+        .map(|versioned| &versioned.value.spec.primary);
+    let (one, other) = (interfaces.next().unwrap(), interfaces.next().unwrap());
+    assert!(Arc::ptr_eq(&one.subnet, &other.subnet));
+    assert!(Arc::ptr_eq(&one.security_groups, &other.security_groups));
 }
 
 #[test]
@@ -515,10 +539,15 @@ async fn a_handle_shows_what_was_written_and_tells_its_followers() {
         keys: Some(vec![Key::instance(web.spec.id)]),
     };
     assert_eq!(watch.next().await.unwrap(), expected);
+    assert_eq!(
+        store.commit(Transaction::default()).await.unwrap(),
+        revision
+    );
     let clone = store.clone();
     store.close().await;
     assert!(matches!(watch.next().await, Err(StoreError::Closed)));
-    let outcome = clone.commit(Transaction::default()).await;
+    let transaction = clone.read(|view| put(view, &[record(instance("late"))]));
+    let outcome = clone.commit(transaction).await;
     assert!(matches!(
         outcome,
         Err(CommitError::Store(StoreError::Closed))

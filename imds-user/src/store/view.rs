@@ -1,6 +1,6 @@
 //! What a store holds, in memory and typed: what readers look at, and what changes are drafted from. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::backend::{Item, Revision, Transaction};
@@ -8,8 +8,9 @@ use super::history::{NewEntry, Note, difference};
 use super::record::{
     AccessKey, AccountDefaults, InstanceRecord, Key, KeyPair, Kind, Record, RecordError,
 };
+use crate::config::Rest;
 use crate::discovery::admitted::Admission;
-use crate::instance::InstanceId;
+use crate::instance::{Instance, InstanceId, SecurityGroup, Subnet};
 use crate::life::Life;
 
 /// A value, and the revision that wrote it.
@@ -33,6 +34,41 @@ pub struct View {
     defaults: Option<Versioned<AccountDefaults>>,
     access_keys: Table<Box<str>, AccessKey>,
     key_pairs: Table<Box<str>, KeyPair>,
+    rest: Option<Versioned<Rest>>,
+    shared: Shared,
+}
+
+/// Subnets and lists of security groups, of which most instances of a host have the same.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    subnets: HashSet<Arc<Subnet>>,
+    security_groups: HashSet<Arc<[SecurityGroup]>>,
+}
+
+/// It says nothing of what a view shows.
+impl PartialEq for Shared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Shared {
+    /// Has the instance share what others have too. A text of JSON shares nothing.
+    fn share(&mut self, instance: &mut Instance) {
+        for interface in std::iter::once(&mut instance.primary).chain(&mut instance.secondary) {
+            match self.subnets.get(&interface.subnet) {
+                Some(known) => interface.subnet = Arc::clone(known),
+                None => drop(self.subnets.insert(Arc::clone(&interface.subnet))),
+            }
+            match self.security_groups.get(&interface.security_groups) {
+                Some(known) => interface.security_groups = Arc::clone(known),
+                None => drop(
+                    self.security_groups
+                        .insert(Arc::clone(&interface.security_groups)),
+                ),
+            }
+        }
+    }
 }
 
 impl View {
@@ -108,6 +144,12 @@ impl View {
         &self.key_pairs
     }
 
+    /// What the file says besides instances; none if none was ever applied.
+    #[must_use]
+    pub fn rest(&self) -> Option<&Rest> {
+        self.rest.as_ref().map(|versioned| &*versioned.value)
+    }
+
     /// A record of any kind, and the revision that wrote it.
     #[must_use]
     pub fn record(&self, key: &Key) -> Option<(Revision, Record)> {
@@ -136,6 +178,7 @@ impl View {
             Kind::KeyPair => found(self.key_pairs.get(name), |value| {
                 Record::KeyPair(Box::new(value))
             }),
+            Kind::Rest => found(self.rest.as_ref(), Record::Rest),
         }
     }
 
@@ -172,7 +215,8 @@ impl View {
             }
         }
         match record {
-            Record::Instance(value) => {
+            Record::Instance(mut value) => {
+                self.shared.share(&mut value.spec);
                 let id = value.spec.id;
                 self.instances.insert(id, versioned(revision, *value));
             }
@@ -188,6 +232,7 @@ impl View {
                 let id = value.id.clone();
                 self.access_keys.insert(id, versioned(revision, value));
             }
+            Record::Rest(value) => self.rest = Some(versioned(revision, value)),
             Record::KeyPair(value) => {
                 let name = value.name.clone();
                 self.key_pairs.insert(name, versioned(revision, *value));
@@ -205,6 +250,7 @@ impl View {
             Kind::Defaults => self.defaults = None,
             Kind::AccessKey => drop(self.access_keys.remove(name)),
             Kind::KeyPair => drop(self.key_pairs.remove(name)),
+            Kind::Rest => self.rest = None,
         }
     }
 }
@@ -243,6 +289,19 @@ impl Draft<'_> {
             Some(value),
             entry,
         );
+        Ok(())
+    }
+
+    /// Makes a record what is given, and no entry of it: what becomes known of a change that has its entry already.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn put_unnoted(&mut self, record: &Record) -> Result<(), RecordError> {
+        let key = record.key();
+        let revision = self.of.record(&key).map(|(revision, _)| revision);
+        let value = record.encode()?;
+        self.transaction.expected.push((key.clone(), revision));
+        self.transaction.writes.push((key, Some(value)));
         Ok(())
     }
 

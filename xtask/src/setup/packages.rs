@@ -50,6 +50,11 @@ pub(super) const TESTS: &[Package] = &[
         why: "the same, by nftables",
     },
     Package {
+        debian: "ethtool",
+        probe: Probe::Program("ethtool"),
+        why: "guests whose network cards leave nothing, or everything, to us",
+    },
+    Package {
         debian: "bpftool",
         probe: Probe::Program("bpftool"),
         why: "looking for programs that were left in the kernel",

@@ -75,6 +75,17 @@ pub(super) const RULES: &[Rule] = &[
         good: "//! Nothing here knows aya.\nuse crate::dataplane::Slots;",
     },
     Rule {
+        name: "SQL is known to one store alone",
+        why: "another one, which a fleet shares, has keys and values and no SQL",
+        within: &["imds-user/src/"],
+        except: &["imds-user/src/store/sqlite", "imds-user/src/store/tests.rs"],
+        spares_tests: true,
+        forbidden: Forbidden::Words(&["rusqlite"]),
+        sample_path: "imds-user/src/daemon.rs",
+        bad: "use rusqlite::Connection;",
+        good: "//! Nothing here knows rusqlite.\nuse crate::store::Store;",
+    },
+    Rule {
         name: "the middle reads no clock and does no input or output",
         why: "a rule that needs a clock, file or socket cannot be tested as a table",
         within: &[
@@ -89,9 +100,13 @@ pub(super) const RULES: &[Rule] = &[
             "imds-user/src/instance",
             "imds-user/src/life",
             "imds-user/src/metadata",
+            "imds-user/src/store/",
             "imds-user/src/token",
         ],
         except: &[
+            "imds-user/src/store/handle.rs",
+            "imds-user/src/store/sqlite",
+            "imds-user/src/store/tests.rs",
             "imds-user/src/api/attend.rs",
             "imds-user/src/api/server.rs",
             "imds-user/src/api/service.rs",

@@ -5,8 +5,10 @@
 //! that namespace alone. Labels that an image brings do not count: whoever makes an image has no say in whose metadata
 //! its containers get.
 //!
-//! Four questions are asked, so HTTP is spoken here (`api`) with the parser that reads guests' requests. The crate
-//! bollard would bring some forty others, among them hyper and the tables of Unicode for host names.
+//! Four questions are asked, so HTTP is spoken here (`api`) with the parser that reads guests' requests, and of the answers
+//! only what matters is read. The crate bollard reads all of them, into enumerations and numbers of fixed width: one
+//! container of anybody's with something in it that its models do not know, which an image alone can bring about, and
+//! there is no list of any.
 
 mod api;
 mod container;

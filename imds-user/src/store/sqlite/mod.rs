@@ -441,9 +441,15 @@ fn told(path: &Path, error: rusqlite::Error) -> StoreError {
     }
 }
 
-/// Whether the file system of a file has no room.
+/// Whether the file system of a file has no room: less than SQLite asks for at once, for what processes share.
 fn is_full(path: &Path) -> bool {
-    nix::sys::statvfs::statvfs(path).is_ok_and(|system| system.blocks_available() == 0)
+    const ASKED_FOR_AT_ONCE: u64 = 64 << 10;
+    let room = nix::sys::statvfs::statvfs(path).map(|system| {
+        system
+            .blocks_available()
+            .saturating_mul(system.fragment_size())
+    });
+    room.is_ok_and(|bytes| bytes < ASKED_FOR_AT_ONCE)
 }
 
 #[cfg(test)]

@@ -1,0 +1,438 @@
+//! The daemon and the store: what a configuration file makes of the records, and what of them is in force.
+//!
+//! The order is that of commands: decided, kept, put in force, and only then answered. A disk without room is no reason not to
+//! serve: what a file says can be read from it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Daemon, DaemonError, Options, now, now_millis};
+use crate::config::{self, Guest, Origin, Said, Settings, disk::Disk};
+use crate::control::Applied;
+use crate::discovery::admitted::{Admission, Admitted};
+use crate::instance::InstanceId;
+use crate::life::{Life, Lives, State};
+use crate::responder::supervisor::Update;
+use crate::state::StateDir;
+use crate::store::apply::{Change, Plan, Precedence, plan};
+use crate::store::{
+    Changes, CommitError, InstanceRecord, Key, Kind, Note, Owner, Record, Sqlite, Store,
+    StoreError, Transaction, View, Watch, Who,
+};
+
+/// How long after an error the store is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A file that is to be put in force.
+pub(super) struct Reading {
+    /// What it says, with the instances as they are to be.
+    pub(super) settings: Settings,
+    /// What it changes.
+    pub(super) changes: Vec<Change>,
+    /// What is to be kept of it.
+    pub(super) pending: Pending,
+}
+
+/// What is still to be kept of a file; nothing, perhaps.
+pub(super) struct Pending(Option<Transaction>);
+
+/// Opens the store of a state directory, whose lock the caller holds; and what it has of what commands did and whom a person
+/// admitted. Where files of daemons without a store have that, the store takes it over, once.
+pub(super) async fn open(state: &StateDir) -> Result<(Store, Lives, Admitted), DaemonError> {
+    let store = Store::start(Sqlite::open(&state.store())?)?;
+    let former = (state.former_lives()?, state.former_admitted()?);
+    let mut lives = store.read(lives_of);
+    let mut admitted = store.read(admitted_of);
+    if let (None, None) = former {
+        return Ok((store, lives, admitted));
+    }
+    lives = former.0.unwrap_or(lives);
+    admitted = former.1.unwrap_or(admitted);
+    match take_over(&store, &lives, &admitted).await {
+        Ok(()) => state.remove_former()?,
+        Err(CommitError::Store(error @ StoreError::Full(_))) => {
+            tracing::error!("what earlier daemons wrote stays where it is: {error}");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok((store, lives, admitted))
+}
+
+async fn take_over(store: &Store, lives: &Lives, admitted: &Admitted) -> Result<(), CommitError> {
+    let transaction = store.read(|view| -> Result<Transaction, StoreError> {
+        let mut draft = view.draft(by_itself("take over what was in files"));
+        for (id, life) in lives.iter() {
+            draft.put(&Record::Life(id, Box::new(life.clone())))?;
+        }
+        for admission in &admitted.admissions {
+            draft.put(&Record::Admission(Box::new(admission.clone())))?;
+        }
+        Ok(draft.finish())
+    })?;
+    store.commit(transaction).await.map(|_| ())
+}
+
+fn lives_of(view: &View) -> Lives {
+    let lives = view.lives().iter();
+    lives
+        .map(|(id, versioned)| (*id, Life::clone(&versioned.value)))
+        .collect()
+}
+
+fn admitted_of(view: &View) -> Admitted {
+    let admissions = view.admissions().values();
+    Admitted {
+        admissions: admissions
+            .map(|versioned| Admission::clone(&versioned.value))
+            .collect(),
+    }
+}
+
+/// Keeps what is other in the lives after something happened than before, on the condition that the store has the ones before.
+pub(super) async fn keep_lives(
+    store: &Store,
+    before: &Lives,
+    after: &Lives,
+    note: Note,
+) -> Result<(), CommitError> {
+    let ids = before.iter().chain(after.iter()).map(|(id, _)| id);
+    let changed: BTreeSet<InstanceId> = ids.filter(|id| before.of(*id) != after.of(*id)).collect();
+    let transaction = store.read(|view| -> Result<Transaction, CommitError> {
+        let mut draft = view.draft(note);
+        for id in changed {
+            if view.life(id) != before.of(id) {
+                return Err(CommitError::Conflict(Key::life(id)));
+            }
+            match after.of(id) {
+                life if *life == Life::NOTHING => draft.remove(&Key::life(id)),
+                life => draft
+                    .put(&Record::Life(id, Box::new(life.clone())))
+                    .map_err(StoreError::from)?,
+            }
+        }
+        Ok(draft.finish())
+    })?;
+    store.commit(transaction).await.map(|_| ())
+}
+
+/// Keeps whom a person admitted.
+pub(super) async fn keep_admitted(
+    store: &Store,
+    admitted: &Admitted,
+    note: Note,
+) -> Result<(), CommitError> {
+    let transaction = store.read(|view| -> Result<Transaction, StoreError> {
+        let mut draft = view.draft(note);
+        for admission in &admitted.admissions {
+            draft.put(&Record::Admission(Box::new(admission.clone())))?;
+        }
+        for name in view.admissions().keys() {
+            if !admitted
+                .admissions
+                .iter()
+                .any(|one| one.called() == &**name)
+            {
+                draft.remove(&Key::admission(name));
+            }
+        }
+        Ok(draft.finish())
+    })?;
+    store.commit(transaction).await.map(|_| ())
+}
+
+/// What the next changes of the records are. It waits for as long as it takes to be able to tell.
+pub(super) async fn heard(records: &mut Watch) -> Changes {
+    loop {
+        match records.next().await {
+            Ok(changes) => return changes,
+            Err(error) => {
+                tracing::error!("follow the store: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Reads a file and decides what becomes of the records.
+pub(super) fn read(
+    state: &StateDir,
+    store: &Store,
+    file: &Path,
+    precedence: Precedence,
+    note: Note,
+) -> Result<Reading, DaemonError> {
+    let (mut settings, rest) = config::load_with_rest(file, &state.installation()?, &Disk)?;
+    let guests: Vec<Guest> = std::mem::take(&mut settings.guests);
+    store.read(|view| {
+        let plan: Plan = plan(view, &guests, &rest, precedence)?;
+        let transaction = if plan.is_nothing() {
+            None
+        } else {
+            let transaction = plan.transaction(view, note);
+            Some(transaction.map_err(StoreError::from)?)
+        };
+        let declared: BTreeSet<InstanceId> = guests.iter().map(|guest| guest.instance.id).collect();
+        settings.guests = plan.in_force(view, guests);
+        let others = guests_of(view, Owner::Api).into_iter();
+        let others = others.filter(|guest| !declared.contains(&guest.instance.id));
+        settings.guests.extend(others);
+        Ok(Reading {
+            settings,
+            changes: plan.changes,
+            pending: Pending(transaction),
+        })
+    })
+}
+
+impl Pending {
+    /// Keeps what it changes. Where there is no room for it, it is to be served nevertheless: the file says it again. Whether
+    /// it is kept.
+    pub(super) async fn keep(self, store: &Store) -> Result<bool, DaemonError> {
+        let Some(transaction) = self.0 else {
+            return Ok(true);
+        };
+        match store.commit(transaction).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Store(error @ StoreError::Full(_))) => {
+                tracing::error!("the configuration is served and not kept: {error}");
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keeps what it changes, or nothing of it is done.
+    pub(super) async fn keep_or_fail(self, store: &Store) -> Result<bool, DaemonError> {
+        if let Some(transaction) = self.0 {
+            store.commit(transaction).await?;
+        }
+        Ok(true)
+    }
+}
+
+/// What the daemon notes when it reads its file.
+pub(super) fn of_the_daemon(options: &Options) -> Note {
+    by_itself(&format!("read {}", options.config.display()))
+}
+
+/// What the daemon notes of what it does by itself.
+pub(super) fn by_itself(what: &str) -> Note {
+    Note {
+        at: now_millis(),
+        who: Who::Daemon,
+        what: what.into(),
+    }
+}
+
+/// What is noted of what a user of this machine asked for.
+pub(super) fn user(uid: u32, what: String) -> Note {
+    Note {
+        at: now_millis(),
+        who: Who::User(uid),
+        what: what.into(),
+    }
+}
+
+/// The instances of an owner that are to be served: those that have a port and are not terminated.
+fn guests_of(view: &View, owner: Owner) -> Vec<Guest> {
+    let records = view.instances().values().map(|versioned| &*versioned.value);
+    let owned = records.filter(|record| record.owner == owner);
+    owned.filter_map(guest_of).collect()
+}
+
+fn guest_of(record: &InstanceRecord) -> Option<Guest> {
+    if record.is_terminated() {
+        return None;
+    }
+    Some(Guest {
+        name: record.name.clone(),
+        port: record.port.clone()?,
+        origin: match record.owner {
+            Owner::File => Origin::Configuration,
+            Owner::Api => Origin::Api,
+            Owner::Admitted | Owner::Discovered => return None,
+        },
+        limits: record.limits,
+        credential_source: record.credential_source.clone(),
+        instance: record.spec.clone(),
+        said: Said::default(),
+    })
+}
+
+impl Daemon {
+    /// Applies a file that a person names. The inner error is for that person.
+    pub(super) async fn apply_file(
+        &mut self,
+        state: &StateDir,
+        file: PathBuf,
+        is_dry_run: bool,
+        uid: u32,
+    ) -> Result<Result<Applied, String>, DaemonError> {
+        let note = user(uid, format!("imds apply -f {}", file.display()));
+        let reading = read(state, &self.store, &file, Precedence::File, note);
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(DaemonError::Config(error)) => return Ok(Err(error.to_string())),
+            Err(DaemonError::Apply(error)) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let changes = reading.changes.clone();
+        if !is_dry_run {
+            let Reading {
+                settings, pending, ..
+            } = reading;
+            match self.take_on(settings, pending, true).await {
+                Ok(()) => {}
+                Err(error @ (DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. })) => {
+                    return Ok(Err(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Ok(Applied {
+            dry_run: is_dry_run,
+            in_force: !is_dry_run,
+            changes,
+        }))
+    }
+
+    /// Puts in force what others changed of the records: calls of the API, another process. What this daemon wrote itself is
+    /// in force already, and nothing comes of it.
+    pub(super) async fn hear_of_records(
+        &mut self,
+        state: &StateDir,
+        changes: Changes,
+    ) -> Result<(), DaemonError> {
+        let Some(keys) = changes.keys else {
+            self.lives = self.store.read(lives_of);
+            return self.serve_recorded(state).await;
+        };
+        let is_about_instances = |key: &Key| matches!(key.kind, Kind::Instance | Kind::Life);
+        let ids: BTreeSet<InstanceId> = keys
+            .iter()
+            .filter(|key| is_about_instances(key))
+            .filter_map(|key| key.name.parse().ok())
+            .collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let served = self.served.iter();
+        let ports: BTreeMap<InstanceId, String> = served
+            .map(|(port, guest)| (guest.state.instance.id, port.clone()))
+            .filter(|(id, _)| ids.contains(id))
+            .collect();
+        let mut update = Update::default();
+        let mut is_about_ports = false;
+        for id in ids {
+            let port = ports.get(&id).map(String::as_str);
+            is_about_ports |= !self.renew_recorded(id, port, &mut update).await?;
+        }
+        if !update.upsert.is_empty() {
+            self.responder.update(update).await?;
+        }
+        if is_about_ports {
+            return self.serve_recorded(state).await;
+        }
+        self.note_applied().await;
+        Ok(())
+    }
+
+    /// Makes an instance what its records say, if that leaves its port alone; otherwise nothing happens, and this is false.
+    async fn renew_recorded(
+        &mut self,
+        id: InstanceId,
+        port: Option<&str>,
+        update: &mut Update,
+    ) -> Result<bool, DaemonError> {
+        let (record, life) = self.store.read(|view| {
+            let record = view.instances().get(&id);
+            let record = record.map(|versioned| Arc::clone(&versioned.value));
+            (record, view.life(id).clone())
+        });
+        let guest = record.as_deref().and_then(guest_of);
+        let (guest, port) = match (guest, port) {
+            (Some(guest), Some(port)) => (guest, port.to_owned()),
+            (Some(_), None) => return Ok(false),
+            // Whom a source or a person brought is served without a record.
+            (None, Some(port)) => {
+                let origin = self.served[port].origin;
+                let has_records = matches!(origin, Origin::Configuration | Origin::Api);
+                self.relive(id, port, life).await?;
+                return Ok(!has_records);
+            }
+            (None, None) => {
+                self.lives.replace(id, life);
+                return Ok(true);
+            }
+        };
+        let served = &self.served[&port];
+        if served.by != guest.port || served.credential_source != guest.credential_source {
+            return Ok(false);
+        }
+        self.relive(id, &port, life).await?;
+        self.note_user_data([(&port, &guest)].into_iter()).await;
+        self.retell(&port, guest, now(), false, update)?;
+        Ok(true)
+    }
+
+    /// Takes on what others let happen to an instance.
+    async fn relive(&mut self, id: InstanceId, port: &str, life: Life) -> Result<(), DaemonError> {
+        if *self.lives.of(id) == life {
+            return Ok(());
+        }
+        self.lives.replace(id, life);
+        self.enforce(port).await
+    }
+
+    /// Serves exactly the instances that the records have, and those of others as before.
+    async fn serve_recorded(&mut self, state: &StateDir) -> Result<(), DaemonError> {
+        if !self.is_file_kept {
+            // The records lack what it says.
+            return self.try_reload(state).await;
+        }
+        let guests = self.store.read(|view| {
+            let mut guests = guests_of(view, Owner::File);
+            guests.extend(guests_of(view, Owner::Api));
+            guests
+        });
+        let wanted = self.following.settle(guests, &self.served).await?;
+        self.following.warn(&wanted.0).await;
+        self.apply(self.host.clone(), wanted).await?;
+        self.note_applied().await;
+        Ok(())
+    }
+
+    /// Notes that the options of the instances that run are in force. It is what everybody was waiting for, so that a disk
+    /// without room is told in the log alone.
+    pub(super) async fn note_applied(&self) {
+        let is_running = |id: &InstanceId| self.lives.of(*id).state() == State::Running;
+        let draft = |view: &View| -> Result<(Transaction, ()), StoreError> {
+            let mut draft = view.draft(by_itself("applied"));
+            for (id, versioned) in view.instances() {
+                let record = &versioned.value;
+                let is_pending = record.options.applied != record.options.changed;
+                if is_pending && !record.is_terminated() && is_running(id) {
+                    let mut record = InstanceRecord::clone(record);
+                    record.options.apply();
+                    draft.put_unnoted(&Record::Instance(Box::new(record)))?;
+                }
+            }
+            Ok((draft.finish(), ()))
+        };
+        let has_pending = self.store.read(|view| {
+            let mut records = view.instances().iter();
+            records.any(|(id, versioned)| {
+                let options = versioned.value.options;
+                options.applied != options.changed && is_running(id)
+            })
+        });
+        if !has_pending {
+            return;
+        }
+        if let Err(error) = self.store.update(draft).await {
+            tracing::error!("note that options are applied: {error}");
+        }
+    }
+}
