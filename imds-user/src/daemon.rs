@@ -5,6 +5,7 @@
 
 mod admit;
 mod commands;
+mod control_api;
 mod follow;
 mod following;
 mod records;
@@ -26,6 +27,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
+    api::{server::DoorError, tls::TlsError},
     capabilities,
     config::{ConfigError, Guard, Guest, Origin, PortBy, Settings},
     control::{
@@ -63,6 +65,8 @@ use crate::{
     },
     teardown,
 };
+pub use control_api::ApiOptions;
+use control_api::ControlApi;
 use following::Following;
 use records::Pending;
 
@@ -81,6 +85,8 @@ pub struct Options {
     pub is_strict: bool,
     /// Room in bytes for what the kernel tells of interfaces, where a test wants little.
     pub notification_bytes: Option<usize>,
+    /// Where AWS's tools reach the control API.
+    pub api: Option<ApiOptions>,
 }
 
 /// Why the daemon did not start or could not go on.
@@ -138,6 +144,12 @@ pub enum DaemonError {
     /// The configuration does not fit the instances of others.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The control API cannot be where it is to be.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The certificate of the control API.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The interfaces could not be listed.
     #[error(transparent)]
     Links(#[from] LinkError),
@@ -187,6 +199,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         guests,
         discovery,
     } = reading.settings;
+    let control_api = ControlApi::open(&state, &store, &host, options.api.as_ref()).await?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,
@@ -208,6 +221,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         options,
         state: &state,
         store,
+        control_api,
         records,
         is_file_kept,
         cookie,
@@ -234,6 +248,8 @@ struct StartOf<'a> {
     state: &'a StateDir,
     /// What is kept of instances.
     store: Store,
+    /// How AWS's tools reach it.
+    control_api: ControlApi,
     /// What changes of it from now on.
     records: store::Watch,
     /// Whether it has what the configuration file says.
@@ -274,6 +290,8 @@ struct Daemon {
     options: Options,
     /// What is kept of instances. The state directory has it.
     store: Store,
+    /// How AWS's tools reach it.
+    control_api: ControlApi,
     /// Tells who else changes it.
     records: store::Watch,
     /// Whether it has what the configuration file says. A full disk does not keep a file from being served.
@@ -328,6 +346,7 @@ impl Daemon {
             options,
             state,
             store,
+            control_api,
             records,
             is_file_kept,
             cookie,
@@ -398,6 +417,7 @@ impl Daemon {
         let mut daemon = Self {
             options,
             store,
+            control_api,
             records,
             is_file_kept,
             started: now(),

@@ -26,6 +26,7 @@ const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
 const STORE: &str = "store.db";
 const SOCKET: &str = "control.sock";
+const API_SOCKET: &str = "api.sock";
 const RESPONDERS: &str = "responders";
 
 /// A file of the state directory that could not be used.
@@ -185,6 +186,12 @@ impl StateDir {
             }
         }
         Ok(())
+    }
+
+    /// The Unix socket of the control API.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        self.path.join(API_SOCKET)
     }
 
     /// Where the control socket of this directory's daemon is.

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use imds_tests::{Address, Host as TestHost, has_command, skip};
+use imds_tests::{Address, Host as TestHost, INSTANCE_ID, has_command, skip};
 use imds_user::api::attend::attend;
 use imds_user::api::ec2;
 use imds_user::api::ec2::settle::Others;
@@ -571,6 +571,184 @@ fn a_guest_reaches_it_by_no_route() {
     let there = to(open.local_addr().unwrap());
     assert!(there.is_ok(), "the route is there: {:?}", there.err());
     assert!(to(ours.local_addr().unwrap()).is_err());
+}
+
+/// Calls the Unix socket of a daemon, which knows that root calls.
+fn call(host: &TestHost, form: &str) -> String {
+    let mut stream = UnixStream::connect(host.state_dir().join("api.sock")).unwrap();
+    let reply = ask(
+        &mut stream,
+        "POST",
+        "/",
+        &format!("{form}&Version=2016-11-15"),
+    );
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{form}: {reply}");
+    reply
+}
+
+#[test]
+fn once_it_is_applied_the_call_that_worked_is_refused_at_the_next_request() {
+    const ROUNDS: u32 = 20;
+    let Some(mut host) = TestHost::new() else {
+        return;
+    };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    let _daemon = host.start();
+    let set = |tokens: &str| {
+        let id = web.id();
+        let modify =
+            format!("Action=ModifyInstanceMetadataOptions&InstanceId={id}&HttpTokens={tokens}");
+        let said = call(&host, &modify);
+        assert!(said.contains("<state>pending</state>"), "{said}");
+        let answered = Instant::now();
+        let describe = format!("Action=DescribeInstances&InstanceId.1={id}");
+        while !call(&host, &describe).contains("<state>applied</state>") {
+            assert!(
+                answered.elapsed() < Duration::from_secs(5),
+                "it is not applied"
+            );
+        }
+        answered.elapsed()
+    };
+    let mut longest = Duration::ZERO;
+    for _ in 0..ROUNDS {
+        let mut open = web.connect();
+        let keep = [("Connection", "keep-alive")];
+        assert_eq!(open.get(INSTANCE_ID, &keep).status(), 200);
+        longest = longest.max(set("required"));
+        assert_eq!(
+            open.get(INSTANCE_ID, &keep).status(),
+            401,
+            "on an open connection"
+        );
+        assert_eq!(web.get(INSTANCE_ID).status(), 401, "on a new one");
+        longest = longest.max(set("optional"));
+        assert_eq!(web.get(INSTANCE_ID).status(), 200);
+    }
+    println!("from the API's answer until it says applied: {longest:?} at most in {ROUNDS} rounds");
+}
+
+#[test]
+fn what_is_stopped_by_the_api_is_not_answered_until_it_is_started() {
+    let Some(mut host) = TestHost::new() else {
+        return;
+    };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    let _daemon = host.start();
+    let until = |state: &str| {
+        let begun = Instant::now();
+        let describe = format!("Action=DescribeInstances&InstanceId.1={}", web.id());
+        while !call(&host, &describe).contains(&format!("<name>{state}</name>")) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "it is not {state}"
+            );
+        }
+    };
+    call(
+        &host,
+        &format!("Action=StopInstances&InstanceId.1={}", web.id()),
+    );
+    until("stopped");
+    let shown = host.command("status --json");
+    assert!(
+        text(&shown).contains(r#""state":"stopped""#)
+            || text(&shown).contains(r#""state": "stopped""#),
+        "{}",
+        text(&shown)
+    );
+    call(
+        &host,
+        &format!("Action=StartInstances&InstanceId.1={}", web.id()),
+    );
+    until("running");
+    let begun = Instant::now();
+    while !host.status()["ports"][0]["state"]
+        .as_str()
+        .is_some_and(|state| state == "running")
+    {
+        assert!(begun.elapsed() < Duration::from_secs(5), "it does not run");
+    }
+    assert_eq!(web.get(INSTANCE_ID).text(), web.id());
+}
+
+#[test]
+fn imds_aws_env_points_the_aws_cli_to_the_daemon() {
+    let Some(mut host) = TestHost::new() else {
+        return;
+    };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    host.run_option("--api").run_option("127.0.0.1:4566");
+    let _daemon = host.start();
+    let found = host.command("aws-env --json");
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout).expect("JSON");
+    assert_eq!(found["AWS_ENDPOINT_URL"], "http://127.0.0.1:4566");
+    let shell = text(&host.command("aws-env --role read-only"));
+    assert!(shell.contains("export AWS_ACCESS_KEY_ID='AKIA"), "{shell}");
+    assert!(
+        !shell.contains(found["AWS_ACCESS_KEY_ID"].as_str().unwrap()),
+        "each role has its key"
+    );
+    let python = std::env::var("IMDS_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let variables = found.as_object().unwrap().iter();
+    let variables = variables.map(|(name, value)| format!("{name}={}", value.as_str().unwrap()));
+    let mut argv = vec!["env".to_owned()];
+    argv.extend(variables);
+    argv.push(python.clone());
+    let query = "Reservations[].Instances[].InstanceId";
+    let args = [
+        "-m",
+        "awscli",
+        "ec2",
+        "describe-instances",
+        "--query",
+        query,
+        "--output",
+        "text",
+    ];
+    argv.extend(args.map(str::to_owned));
+    let argv: Vec<_> = argv.iter().map(String::as_str).collect();
+    let shown = host.namespace().run(&argv);
+    if text(&shown).contains("No module named") {
+        skip(&format!("{python} has no awscli"));
+        return;
+    }
+    assert_eq!(text(&shown).trim(), web.id());
+    // Its guest finds nothing there.
+    let api = Address::Other("127.0.0.1:4566".parse().unwrap());
+    assert!(web.try_connect(api).is_err());
+}
+
+#[test]
+fn a_daemon_without_an_address_says_how_to_give_it_one() {
+    let Some(mut host) = TestHost::new() else {
+        return;
+    };
+    let _web = host.guest("web").routed("10.0.0.10").up();
+    let _daemon = host.start();
+    let refused = host.command("aws-env");
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused).contains("--api 127.0.0.1:4566"),
+        "{}",
+        text(&refused)
+    );
+}
+
+#[test]
+fn a_daemon_does_not_offer_it_to_the_network_without_tls() {
+    let Some(mut host) = TestHost::new() else {
+        return;
+    };
+    let _web = host.guest("web").routed("10.0.0.10").up();
+    host.run_option("--api").run_option("0.0.0.0:4566");
+    let refused = host.run_to_the_end();
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused).contains("0.0.0.0 is not a loopback address"),
+        "{}",
+        text(&refused)
+    );
 }
 
 /// A configuration of Terraform's, in a directory of its own.

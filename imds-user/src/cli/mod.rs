@@ -6,6 +6,7 @@
 
 mod admit;
 mod apply;
+mod aws_env;
 mod check;
 mod completions;
 mod doctor;
@@ -84,6 +85,7 @@ pub(crate) enum Command {
     Apply(apply::Apply),
     Export(apply::Export),
     History(apply::History),
+    AwsEnv(aws_env::AwsEnv),
     Identity(identity::Identity),
     Completions(completions::Completions),
 }
@@ -107,6 +109,7 @@ impl Command {
             Self::Apply(apply) => apply.run(out),
             Self::Export(export) => export.run(out),
             Self::History(history) => history.run(out),
+            Self::AwsEnv(aws_env) => aws_env.run(out),
             Self::Identity(identity) => identity.run(out),
             Self::Completions(completions) => completions.run(out),
         }

@@ -1,11 +1,11 @@
 //! `imds run`: the daemon.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
 use imds_user::{
-    daemon::{self, Options},
+    daemon::{self, ApiOptions, Options},
     dataplane::load::KernelLog,
 };
 
@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   imds run --config /etc/imds.toml
   imds run --config lab.toml --state-dir /run/imds-lab   a second daemon, in a namespace of its own
+  imds run --config /etc/imds.toml --api 127.0.0.1:4566  and for AWS's tools: imds aws-env
   kill -HUP $(imds status --json | jq .daemon.pid)       read the configuration again
 
 Set RUST_LOG=debug for more in the log.";
@@ -40,6 +41,16 @@ pub(crate) struct Run {
     /// Do not start, or take over a new configuration, while an interface that it names is not there
     #[arg(long)]
     strict: bool,
+    /// Where AWS's tools reach the control API: an address of this machine alone, unless there is a certificate [example:
+    /// 127.0.0.1:4566]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    api: Option<SocketAddr>,
+    /// The certificate of the control API (PEM, the server's own first), to offer it beyond this machine
+    #[arg(long, value_name = "FILE", requires_all = ["api", "api_key"])]
+    api_certificate: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "api_certificate")]
+    api_key: Option<PathBuf>,
     /// Room in bytes for what the kernel tells of interfaces
     #[arg(long, value_name = "BYTES", hide = true)]
     notification_bytes: Option<usize>,
@@ -62,8 +73,15 @@ impl Run {
             workers,
             strict: is_strict,
             notification_bytes,
+            api,
+            api_certificate,
+            api_key,
             ..
         } = self;
+        let api = api.map(|address| ApiOptions {
+            address,
+            tls: api_certificate.zip(api_key),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -75,6 +93,7 @@ impl Run {
             kernel_log,
             is_strict,
             notification_bytes,
+            api,
         }))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Answer, Applied, Done, InstanceReport, PortReport, PowerAction, Request, SOCKET_NAME,
+    Answer, Applied, AwsEnv, Done, InstanceReport, PortReport, PowerAction, Request, SOCKET_NAME,
     StatusReport,
 };
 use crate::life::{Event, When};
+use crate::store::KeyRole;
 
 /// How long the daemon may take to read or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,6 +108,17 @@ pub fn forget(state_dir: &Path, instance: String) -> Result<Done, ClientError> {
 pub fn apply(state_dir: &Path, file: PathBuf, dry_run: bool) -> Result<Applied, ClientError> {
     match ask(state_dir, Request::Apply { file, dry_run })? {
         Answer::Applied(applied) => Ok(applied),
+        other => Err(other.into()),
+    }
+}
+
+/// What AWS's tools need to reach the control API with a key of this role.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when the daemon offers none.
+pub fn aws_env(state_dir: &Path, role: KeyRole) -> Result<AwsEnv, ClientError> {
+    match ask(state_dir, Request::AwsEnv { role })? {
+        Answer::AwsEnv(environment) => Ok(environment),
         other => Err(other.into()),
     }
 }
@@ -222,6 +234,7 @@ impl From<Answer> for ClientError {
             Answer::Error { error } => Self::Refused { error },
             Answer::Refused { refused } => Self::Unfit { refused },
             Answer::Applied(_)
+            | Answer::AwsEnv(_)
             | Answer::Done(_)
             | Answer::Instances { .. }
             | Answer::Port(_)

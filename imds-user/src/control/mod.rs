@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 pub use discovery::{DiscoveryStatus, PortReport, PortState};
 pub use instance::{Done, InstanceReport};
 
+use crate::instance::Secret;
 use crate::instance::credentials::{Role, RoleCredentials};
 use crate::life::{Event, When};
+use crate::store::KeyRole;
 use crate::store::apply::Change;
 
 /// The socket's name in the state directory.
@@ -81,6 +83,11 @@ pub enum Request {
         /// Only say what would change.
         dry_run: bool,
     },
+    /// What AWS's tools need to reach the control API: answered by [`Answer::AwsEnv`].
+    AwsEnv {
+        /// What they are to be allowed.
+        role: KeyRole,
+    },
     /// What became of an interface: answered by [`Answer::Port`].
     Port {
         /// Its name.
@@ -116,6 +123,8 @@ pub enum Answer {
     },
     /// To [`Request::Apply`].
     Applied(Applied),
+    /// To [`Request::AwsEnv`].
+    AwsEnv(AwsEnv),
     /// Something is done and in force, or planned.
     Done(Box<Done>),
     /// To [`Request::Instances`] and [`Request::Instance`].
@@ -138,6 +147,19 @@ pub struct Applied {
     pub in_force: bool,
     /// What changed, or would.
     pub changes: Vec<Change>,
+}
+
+/// What AWS's tools need to reach the control API.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct AwsEnv {
+    /// Its address: `http://127.0.0.1:4566`.
+    pub endpoint: String,
+    /// The region that calls are signed for.
+    pub region: String,
+    /// Which key.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: Secret,
 }
 
 /// What the daemon is doing, as `imds status --json` prints it.

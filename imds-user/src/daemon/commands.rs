@@ -126,6 +126,15 @@ impl Daemon {
                 let applied = self.apply_file(state, file, dry_run, uid).await?;
                 Answer::Applied(applied.map_err(Trouble::Unfit)?)
             }
+            Request::AwsEnv { role } => {
+                let found = self.control_api.environment(role);
+                Answer::AwsEnv(found.ok_or_else(|| {
+                    Trouble::Unfit(
+                        "the daemon offers no control API to AWS's tools: start it with --api 127.0.0.1:4566, for example"
+                            .to_owned(),
+                    )
+                })?)
+            }
             Request::Port { port } => Answer::Port(self.port_report(&port).await?),
         })
     }

@@ -1,0 +1,176 @@
+//! The control API beside the daemon: on a thread of its own, so that guests and the kernel wait for no client of it. What a
+//! call writes the daemon hears from the store, like anybody's changes.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use super::{DaemonError, now_millis};
+use crate::api::attend::attend;
+use crate::api::ec2::settle::Others;
+use crate::api::server::{self, DoorError};
+use crate::api::service::Api;
+use crate::api::tls::Tls;
+use crate::config::Ground;
+use crate::control::AwsEnv;
+use crate::instance::{Host, InstanceId};
+use crate::state::StateDir;
+use crate::store::{InstanceRecord, KeyRole, Store, View};
+
+/// How long after an error instances are attended to again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where AWS's tools are to reach it, besides the Unix socket.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// The address.
+    pub address: SocketAddr,
+    /// A certificate and its key, both in PEM: with them, any address may be given; without, one of loopback.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// A control API that is open. It ends when this is dropped.
+pub(super) struct ControlApi {
+    runtime: Option<Runtime>,
+    store: Store,
+    region: String,
+    endpoint: Option<String>,
+}
+
+/// Its doors, before anybody is let in.
+struct Doors {
+    tcp: Option<(TcpListener, Option<Tls>)>,
+    unix: tokio::net::UnixListener,
+}
+
+impl ControlApi {
+    /// Opens it. An address that cannot be had is an error; keys that cannot be made for want of room are not, for guests are to
+    /// be served all the same.
+    pub(super) async fn open(
+        state: &StateDir,
+        store: &Store,
+        host: &Host,
+        options: Option<&ApiOptions>,
+    ) -> Result<Self, DaemonError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control-api")
+            .enable_all()
+            .build()
+            .map_err(|cause| DaemonError::System {
+                what: "start the thread of the control API",
+                cause,
+            })?;
+        let mut open = Self {
+            runtime: None,
+            store: store.clone(),
+            region: host.zone.region().to_owned(),
+            endpoint: None,
+        };
+        let doors = {
+            let _entered = runtime.enter();
+            Doors::open(state, options)?
+        };
+        if let Some((listener, tls)) = &doors.tcp {
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let address = listener.local_addr().map_err(|cause| DoorError::Refused {
+                at: "the address of the control API".to_owned(),
+                cause,
+            })?;
+            tracing::info!("the control API is at {scheme}://{address}");
+            open.endpoint = Some(format!("{scheme}://{address}"));
+        }
+        let ground = Ground::of(host.clone(), state.installation()?);
+        match Api::start(store.clone(), ground).await {
+            Ok(api) => doors.serve(&runtime, api),
+            Err(error) => {
+                tracing::error!("the control API stays closed: {error}");
+                open.endpoint = None;
+            }
+        }
+        runtime.spawn(attend_always(store.clone()));
+        open.runtime = Some(runtime);
+        Ok(open)
+    }
+
+    /// What AWS's tools need to be told to come here.
+    pub(super) fn environment(&self, role: KeyRole) -> Option<AwsEnv> {
+        let endpoint = self.endpoint.clone()?;
+        let key = self.store.read(|view| {
+            let mut keys = view.access_keys().values();
+            let key = keys.find(|key| key.value.role == role)?;
+            Some(Arc::clone(&key.value))
+        })?;
+        Some(AwsEnv {
+            endpoint,
+            region: self.region.clone(),
+            access_key_id: key.id.to_string(),
+            secret_access_key: key.secret.clone(),
+        })
+    }
+}
+
+impl Drop for ControlApi {
+    fn drop(&mut self) {
+        // Nothing waits for a client: what was answered is kept.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Doors {
+    fn open(state: &StateDir, options: Option<&ApiOptions>) -> Result<Self, DaemonError> {
+        let tcp = match options {
+            None => None,
+            Some(ApiOptions { address, tls: None }) => Some((server::listen(*address)?, None)),
+            Some(ApiOptions {
+                address,
+                tls: Some((certificate, key)),
+            }) => {
+                let tls = Tls::read(certificate, key)?;
+                Some((server::listen_anywhere(*address)?, Some(tls)))
+            }
+        };
+        let unix = server::listen_unix(&state.api_socket())?;
+        Ok(Self { tcp, unix })
+    }
+
+    fn serve(self, runtime: &Runtime, api: Arc<Api>) {
+        runtime.spawn(server::serve_unix(Arc::clone(&api), self.unix));
+        match self.tcp {
+            None => {}
+            Some((listener, None)) => drop(runtime.spawn(server::serve(api, listener))),
+            Some((listener, Some(tls))) => {
+                drop(runtime.spawn(server::serve_tls(api, listener, tls)));
+            }
+        }
+    }
+}
+
+/// Nobody here runs machines, and which options are in force the daemon notes itself.
+struct DaemonKnows;
+
+impl Others for DaemonKnows {
+    fn has_machine(&self, _: InstanceId) -> bool {
+        false
+    }
+
+    fn serves(&self, _: &InstanceRecord) -> bool {
+        false
+    }
+}
+
+async fn attend_always(store: Store) {
+    while let Err(error) = attend(store.clone(), DaemonKnows, now_millis).await {
+        tracing::error!(
+            "attend to instances at {:?}: {error}",
+            store.read(View::revision)
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+}
