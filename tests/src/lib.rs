@@ -37,6 +37,7 @@ mod process;
 mod program;
 pub mod properties;
 mod random;
+pub mod records;
 mod service_manager;
 mod skip;
 mod sts;
