@@ -2,13 +2,12 @@
 //! the file does not say otherwise, guests see it at their next request, and who did it is told.
 
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::symlink;
 use std::process::Output;
 use std::time::Duration;
 
 use imds_tests::records::view_of;
-use imds_tests::{Address, Guest, Host, INSTANCE_ID, TOKEN_FIELD, eventually, skip};
+use imds_tests::{Address, Guest, Host, INSTANCE_ID, SmallDisk, TOKEN_FIELD, eventually};
 use imds_user::config::PortBy;
 use imds_user::instance::options::TokenUse;
 use imds_user::instance::{InstanceId, UnixMillis, UnixSeconds};
@@ -16,7 +15,6 @@ use imds_user::life::Life;
 use imds_user::store::Backend;
 use imds_user::store::record::Transition;
 use imds_user::store::{InstanceRecord, Note, Owner, Record, Sqlite, View, Who};
-use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
 const WRONG_USE: i32 = 64;
@@ -336,28 +334,16 @@ fn an_export_is_a_configuration() {
 /// A file system without room is no reason not to serve.
 #[test]
 fn a_full_disk_stops_neither_a_start_nor_a_reload() {
+    // Before the host, so that it is there until the host is gone.
+    let Some(small) = SmallDisk::mount("1m") else {
+        return;
+    };
     let Some((mut host, web)) = host_with_web() else {
         return;
     };
-    let state_dir = host.state_dir();
-    fs::create_dir_all(&state_dir).expect("a directory");
-    let mounted = mount(
-        Some("tmpfs"),
-        &state_dir,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("size=1m,mode=700"),
-    );
-    if let Err(error) = mounted {
-        skip(&format!("no tmpfs can be mounted: {error}"));
-        return;
-    }
-    let _mounted = Mounted(&state_dir);
+    symlink(small.path(), host.state_dir()).expect("a link");
     host.start().stop();
-    let ballast = state_dir.join("ballast");
-    let mut file = fs::File::create(&ballast).expect("a file");
-    while file.write_all(&[7; 4096]).is_ok() {}
-    drop(file);
+    let ballast = small.fill("ballast");
     host.instance("web")
         .option("http-tokens", REQUIRED)
         .user_data(&[b'x'; 12_000]);
@@ -396,17 +382,4 @@ fn a_full_disk_stops_neither_a_start_nor_a_reload() {
         "i"
     );
     daemon.stop();
-}
-
-struct Mounted<'a>(&'a Path);
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let unmounted = umount(self.0);
-        // A test that fails already has said what matters.
-        assert!(
-            unmounted.is_ok() || std::thread::panicking(),
-            "{unmounted:?}"
-        );
-    }
 }

@@ -3,21 +3,20 @@
 //! Some writers are threads, some are processes, which can be killed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use imds_tests::SmallDisk;
 use imds_tests::records::{count_up, put, view_of};
-use imds_tests::skip;
 use imds_user::config::{self, Files, Installation};
 use imds_user::instance::{Instance, InstanceId, UnixSeconds};
 use imds_user::store::{
     Backend, CommitError, HistoryQuery, InstanceRecord, Key, Owner, Sqlite, StoreError, View,
 };
-use nix::mount::{MsFlags, mount, umount};
 
 /// Counts to so many in the one record that all race for.
 const COUNTS: u32 = 50;
@@ -164,55 +163,14 @@ fn what_was_acknowledged_is_there_after_kill_9() {
     println!("killed {ROUNDS} times: all of {n_acknowledged} acknowledged updates are there");
 }
 
-/// A small file system, gone with this.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: &Path, size: &str) -> Option<Self> {
-        fs::create_dir(at).expect("a directory");
-        let options = format!("size={size}");
-        let mounted = mount(
-            Some("tmpfs"),
-            at,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(&*options),
-        );
-        match mounted {
-            Ok(()) => Some(Self(at.to_owned())),
-            Err(error) => {
-                skip(&format!("no tmpfs can be mounted: {error}"));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let unmounted = umount(&self.0);
-        // A test that fails already has said what matters.
-        assert!(unmounted.is_ok() || thread::panicking(), "{unmounted:?}");
-    }
-}
-
-/// Takes all the room that there is.
-fn fill(path: &Path) {
-    let mut file = File::create(path).expect("a file");
-    let block = [7; 4096];
-    while file.write_all(&block).is_ok() {}
-}
-
 #[test]
 fn a_full_disk_is_told_and_nothing_is_lost() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let Some(small) = Small::mount(&directory.path().join("small"), "4m") else {
+    let Some(small) = SmallDisk::mount("4m") else {
         return;
     };
-    let (path, id) = store_with_one(&small.0);
+    let (path, id) = store_with_one(small.path());
     let mut store = Sqlite::open(&path).expect("it opens");
-    let ballast = small.0.join("ballast");
-    fill(&ballast);
+    let ballast = small.fill("ballast");
     let mut expected = 0;
     let refused = loop {
         let view = view_of(&mut store);
@@ -243,7 +201,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     assert_eq!(count(&mut store), expected);
     // Also by a daemon that starts now.
     drop(store);
-    fill(&small.0.join("more"));
+    let more = small.fill("more");
     let mut store = Sqlite::open(&path).expect("it opens without room");
     assert_eq!(count(&mut store), expected);
     let view = view_of(&mut store);
@@ -255,7 +213,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
         "{outcome:?}"
     );
     fs::remove_file(ballast).expect("it was there");
-    fs::remove_file(small.0.join("more")).expect("it was there");
+    fs::remove_file(more).expect("it was there");
     assert_eq!(count_up(&mut store, id), (expected + 1, 0));
     drop(store);
     let mut store = Sqlite::open(&path).expect("it opens");
