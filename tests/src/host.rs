@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::binary::imds_path;
 use crate::daemon::{Daemon, Start};
+use crate::disk::Disk;
 use crate::guest::GuestBuilder;
 use crate::instance::InstanceText;
 use crate::jail::Jail;
@@ -41,6 +42,8 @@ const BRIDGE_MAC: &str = "02:62:72:00:00:01";
 /// A test host.
 pub struct Host {
     namespace: Namespace,
+    /// Goes before the directory that it is mounted in.
+    state_disk: Option<Disk>,
     dir: TempDir,
     host_table: String,
     environment: Vec<(String, String)>,
@@ -73,6 +76,7 @@ impl Host {
         let host_table = format!("{HOST_TABLE}{NO_LIMITS}");
         Some(Self {
             namespace,
+            state_disk: None,
             dir,
             host_table,
             environment: Vec::new(),
@@ -145,6 +149,25 @@ impl Host {
         fs::write(self.state_dir().join("installation.json"), INSTALLATION)
             .expect("the state directory takes a file");
         self
+    }
+
+    /// Has the state directory on a small disk of its own, which the test can fill.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn small_state_disk(&mut self) -> &mut Self {
+        fs::create_dir_all(self.state_dir()).expect("the temporary directory takes a folder");
+        self.state_disk = Some(Disk::mount(&self.state_dir()));
+        self
+    }
+
+    /// The small disk.
+    ///
+    /// # Panics
+    /// When [`Host::small_state_disk`] was not called.
+    #[must_use]
+    pub fn state_disk(&self) -> &Disk {
+        self.state_disk.as_ref().expect("there is a small disk")
     }
 
     /// Turns the strict reverse path filter on, for interfaces there are and will be.
@@ -256,6 +279,20 @@ impl Host {
             ..self.what_to_start()
         };
         Daemon::start(&self.namespace, start)
+    }
+
+    /// Starts the daemon from a binary under a service manager, or says why it did not become ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; with its log.
+    pub fn try_start(&self, binary: &Path, store: &FdStore) -> Result<Daemon, String> {
+        self.write_config();
+        let start = Start {
+            binary: binary.to_owned(),
+            store: Some(store.clone()),
+            ..self.what_to_start()
+        };
+        Daemon::try_start(&self.namespace, start)
     }
 
     /// Starts the daemon and kills it so long afterwards, wherever it is by then. A responder is left to itself.

@@ -161,8 +161,22 @@ impl Connection {
         path: &str,
         fields: &[(&str, &str)],
     ) -> io::Result<Response> {
+        self.exchange_within(method, path, fields, ANSWER_WITHIN)
+    }
+
+    /// As [`Connection::exchange`] with a bound of its own on the answer.
+    ///
+    /// # Errors
+    /// When the connection ends or nothing comes in time.
+    pub fn exchange_within(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        within: Duration,
+    ) -> io::Result<Response> {
         self.send(&request(method, path, fields))?;
-        self.receive_for(method)
+        self.receive_for(method, within)
     }
 
     /// As [`Connection::exchange`] for a request that has to be answered; keeps the connection open.
@@ -214,7 +228,7 @@ impl Connection {
     /// # Errors
     /// When the connection ends or nothing comes in time.
     pub fn receive(&mut self) -> io::Result<Response> {
-        self.receive_for("GET")
+        self.receive_for("GET", ANSWER_WITHIN)
     }
 
     /// Reads whatever comes within a time, for connections on which nothing is expected.
@@ -245,8 +259,8 @@ impl Connection {
             .expect("a connected socket has an address")
     }
 
-    fn receive_for(&mut self, method: &str) -> io::Result<Response> {
-        let deadline = Instant::now() + ANSWER_WITHIN;
+    fn receive_for(&mut self, method: &str, within: Duration) -> io::Result<Response> {
+        let deadline = Instant::now() + within;
         let head_bytes = loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 break end + 4;

@@ -19,8 +19,10 @@
 //! What the machine lacks is a skip with a printed reason, never a silent success: see [`skip`].
 
 mod binary;
+pub mod chaos;
 mod daemon;
 mod dhcp;
+mod disk;
 mod docker;
 pub mod fixture;
 mod frame;
@@ -50,6 +52,7 @@ mod walk;
 pub use binary::{imds, imds_path};
 pub use daemon::Daemon;
 pub use dhcp::Dhcp;
+pub use disk::Disk;
 pub use docker::Docker;
 pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
 pub use frames::Frames;
