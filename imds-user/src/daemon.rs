@@ -434,8 +434,15 @@ impl Daemon {
                             vec![Change::Anything]
                         }
                     };
-                    may_be_anything |= changes.contains(&Change::Anything);
-                    self.note(&changes).await?;
+                    if changes.contains(&Change::Anything) {
+                        self.following.n_lost += 1;
+                        may_be_anything = true;
+                    }
+                    if let Err(error) = self.note(&changes).await {
+                        tracing::error!("follow interfaces and routes: {error}");
+                        // The next look makes up for it.
+                        may_be_anything = true;
+                    }
                     look_due = Some(look_due.map_or(rested, |due: Instant| due.min(rested)));
                 }
                 snapshot = self.sources.next() => {
@@ -445,9 +452,12 @@ impl Daemon {
                 }
                 () = until(look_due) => {
                     let begin = Instant::now();
-                    if let Err(error) = self.follow(state, std::mem::take(&mut may_be_anything)).await {
-                        tracing::error!("follow interfaces and routes: {error}");
-                        self.following.is_unsettled = true;
+                    match self.follow(state, may_be_anything).await {
+                        Ok(()) => may_be_anything = false,
+                        Err(error) => {
+                            tracing::error!("follow interfaces and routes: {error}");
+                            self.following.is_unsettled = true;
+                        }
                     }
                     let looked = Instant::now();
                     rested = looked + REST_BETWEEN_LOOKS.max(looked - begin);

@@ -5,8 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use imds_tests::chaos::{self, Plan};
-use imds_tests::{Host, INSTANCE_ID, eventually};
+use imds_tests::{Address, Host, INSTANCE_ID, eventually, has_command};
 use nix::sys::signal::{Signal, kill};
+
+/// How soon something is mended that can be.
+const WITHIN: Duration = Duration::from_secs(20);
 
 /// Twenty seconds of it. The seed is printed and can be given by `IMDS_TEST_SEED`.
 #[test]
@@ -71,4 +74,43 @@ fn guests_are_served_and_the_operator_is_told_when_the_state_disk_is_full() {
     host.state_disk().empty();
     assert!(host.command("instance stop web").status.success());
     drop(daemon);
+}
+
+/// A daemon that may open nothing more follows what it can, lives, and makes up for the rest once it may.
+#[test]
+fn a_daemon_without_descriptors_makes_up_for_what_it_could_not_follow() {
+    if !has_command("prlimit") {
+        return;
+    }
+    let Some(mut host) = Host::new() else { return };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    let db = host.guest("db").routed("10.0.0.10").up();
+    let mut daemon = host.start();
+    let network = host.namespace().handle();
+    let limit = |soft: &str| {
+        let (pid, soft) = (daemon.pid().to_string(), format!("--nofile={soft}:"));
+        let output = network.run(&["prlimit", "--pid", &pid, &soft]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()));
+    limit(&descriptors.expect("it runs").count().to_string());
+    // The way to the responder goes with them, so that there is most to mend.
+    let name = imds_user::state::namespace_name_in(&host.state_dir());
+    host.namespace()
+        .ip(&format!("link delete veth-web\nlink delete {name}"));
+    let heir = host.guest("web").routed("10.0.0.10").unregistered().up();
+    eventually("what cannot be mended is told", WITHIN, || {
+        daemon.log().contains("Too many open files").then_some(())
+    });
+    limit("1024");
+    for guest in [&heir, &db] {
+        eventually("it is served", WITHIN, || {
+            let connection = guest.try_connect(Address::V4);
+            let answer = connection.ok()?.exchange("GET", INSTANCE_ID, &[]).ok()?;
+            (answer.text() == guest.id()).then_some(())
+        });
+    }
+    let ended = daemon.ended();
+    assert!(ended.is_none(), "{ended:?}: {}", daemon.log());
+    drop(web);
 }

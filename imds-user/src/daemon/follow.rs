@@ -40,14 +40,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// Looks at what there is. Where notifications were lost, everything that they would have told is looked at as well.
+    /// Looks at what there is. Where notifications were lost, or could not be dealt with, everything that they told is looked at
+    /// as well.
     pub(super) async fn follow(
         &mut self,
         state: &StateDir,
         may_be_anything: bool,
     ) -> Result<(), DaemonError> {
         if may_be_anything {
-            self.following.n_lost += 1;
             self.dataplane.recheck_guard()?;
             if !self.dataplane.has_responder()? {
                 self.mend_cable().await?;
