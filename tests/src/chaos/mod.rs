@@ -15,7 +15,7 @@ mod service;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -174,6 +174,7 @@ struct Stage<'a> {
     now_playing: Mutex<&'static str>,
     is_interrupted: &'a AtomicBool,
     is_failed: AtomicBool,
+    failed_starts: AtomicU64,
 }
 
 impl<'a> Stage<'a> {
@@ -215,6 +216,7 @@ impl<'a> Stage<'a> {
             now_playing: Mutex::new("start"),
             is_interrupted,
             is_failed: AtomicBool::new(false),
+            failed_starts: AtomicU64::new(0),
         };
         Some(stage.prove_that_it_leaks())
     }
@@ -268,6 +270,18 @@ impl<'a> Stage<'a> {
 
     fn violated(&self, what: String) {
         client::note(&self.violations, what);
+    }
+
+    /// A start that failed is made good by the supervisor, and yet only a full disk or a responder that dies meanwhile is a
+    /// reason for one.
+    fn note_failed_start(&self, why: &str) {
+        let now = *self.now_playing.lock().expect("nobody panics with it");
+        let is_excused = [Kind::FullDisk, Kind::BothKilled].map(Kind::name);
+        if is_excused.contains(&now) {
+            self.failed_starts.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.violated(format!("{now}: a start failed: {}", tail(why, 5)));
+        }
     }
 
     fn note_recovery(&self, kind: Kind, time: Duration) {

@@ -49,6 +49,8 @@ pub struct Report {
     /// How often the host asked its own service, and was not answered.
     own: u64,
     own_failed: u64,
+    /// Starts of the daemon that failed for a reason.
+    failed_starts: u64,
     /// What is not as it has to be.
     violations: Vec<String>,
     log: String,
@@ -97,6 +99,7 @@ impl Report {
             knocks: seen.knocks.load(Ordering::Relaxed),
             own,
             own_failed: own_failed.len() as u64,
+            failed_starts: stage.failed_starts.load(Ordering::Relaxed),
             violations: stage.violations.lock().expect("it is over").clone(),
             log: tail(log, 60),
             rows,
@@ -154,6 +157,7 @@ impl Report {
             "strangers_attempts": self.knocks,
             "hosts_own_requests": self.own,
             "hosts_own_requests_failed": self.own_failed,
+            "starts_failed_for_a_reason": self.failed_starts,
             "disturbances": rows,
             "violations": self.violations,
         })
@@ -223,7 +227,7 @@ impl fmt::Display for Report {
             row.fmt(f)?;
         }
         let total = |f: &mut fmt::Formatter<'_>, what: &str, count: u64, aim: &str| {
-            writeln!(f, "{what:<50} {count:>9}  {aim}")
+            writeln!(f, "{what:<57} {count:>9}  {aim}")
         };
         writeln!(f)?;
         total(f, "requests answered", self.answered, "")?;
@@ -252,6 +256,12 @@ impl fmt::Display for Report {
         )?;
         total(f, "requests of the host to its own service", self.own, "")?;
         total(f, "  not answered", self.own_failed, "must be 0")?;
+        total(
+            f,
+            "starts that failed: disk full, responder killed meanwhile",
+            self.failed_starts,
+            "",
+        )?;
         let killed = self
             .rows
             .iter()
@@ -259,7 +269,7 @@ impl fmt::Display for Report {
         if let Some(longest) = killed.and_then(|row| row.recovery.longest()) {
             writeln!(
                 f,
-                "{:<50} {:>9}  aim: under {RECOVERY_AIM:.0?}",
+                "{:<57} {:>9}  aim: under {RECOVERY_AIM:.0?}",
                 "ready after SIGKILL of the daemon, at most",
                 format!("{longest:.0?}")
             )?;

@@ -112,10 +112,10 @@ impl<'a> Service<'a> {
             Kind::DaemonPaused => self.hold_up(),
             Kind::Reload => self.change_options(),
             Kind::BrokenReload => self.read_broken_file(),
-            Kind::DaemonDescriptors => self.starve_daemon(),
+            Kind::DaemonDescriptors => self.starve_daemon()?,
             Kind::ResponderDescriptors => self.starve_responder()?,
             Kind::FullDisk => self.fill_disk()?,
-            Kind::ResponderKilled => self.signal_responder(Signal::SIGKILL),
+            Kind::ResponderKilled => self.kill_responder(),
             Kind::ResponderHangs => self.signal_responder(Signal::SIGSTOP),
             Kind::BothKilled => self.kill_both()?,
             Kind::FullDiskResponderKilled => {
@@ -161,7 +161,10 @@ impl<'a> Service<'a> {
                     return Ok(began.elapsed());
                 }
                 Err(why) if began.elapsed() > within => return Err(why),
-                Err(_) => thread::sleep(RESTART_PAUSE),
+                Err(why) => {
+                    self.stage.note_failed_start(&why);
+                    thread::sleep(RESTART_PAUSE);
+                }
             }
         }
     }
@@ -255,18 +258,29 @@ impl<'a> Service<'a> {
         daemon.expect("it runs between disturbances").reload();
     }
 
-    /// Lets the daemon have no more descriptors than it has, for a while, in which it is asked for something.
-    fn starve_daemon(&self) {
+    /// Lets the daemon have no more descriptors than it has, for a while, in which it is asked for something, and an interface
+    /// is made anew.
+    fn starve_daemon(&self) -> Result<(), String> {
+        let stage = self.stage;
+        let mover = &stage.machines[stage.movers.start + self.random.below(stage.movers.len())];
+        let whom = Touched::Some(vec![mover.number]);
         let daemon = self.daemon().pid();
         let usual = open_files_limit(daemon);
         let open = fs::read_dir(format!("/proc/{daemon}/fd")).map_or(0, Iterator::count);
         limit_open_files(daemon, &format!("{open}:"));
+        let anew = stage.ledger.begin(Kind::Recreated, whom, Instant::now());
+        stage.network().ip(&format!("link delete {}", mover.port()));
         for _ in 0..=self.random.below(3) {
             // It may be too poor to answer.
-            drop(self.stage.host().command("status"));
+            drop(stage.host().command("status"));
             thread::sleep(pause_of(&self.random, 50..400));
         }
+        mover.plug(stage.network(), &mover.port());
+        thread::sleep(pause_of(&self.random, 0..400));
         limit_open_files(daemon, &format!("{usual}:"));
+        stage.settle(&[mover.number], SERVED_WITHIN)?;
+        stage.ledger.end(anew, Instant::now());
+        Ok(())
     }
 
     /// A responder that may have few descriptors, which it inherits from the daemon, and a guest that takes all of them:
@@ -328,25 +342,58 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
+    /// At once, or while the daemon is held up and cannot start another.
+    fn kill_responder(&self) {
+        let responder = self.daemon().responder_pid();
+        let is_held_up = self.random.below(2) == 0;
+        if is_held_up {
+            self.daemon().pause();
+            kill(responder, Signal::SIGKILL).ok();
+            thread::sleep(pause_of(&self.random, 50..500));
+            self.daemon().resume();
+        } else {
+            kill(responder, Signal::SIGKILL).ok();
+        }
+        self.await_other_than(responder);
+    }
+
     fn signal_responder(&self, signal: Signal) {
         let responder = self.daemon().responder_pid();
         // One that ended meanwhile is not there to be ended.
         kill(responder, signal).ok();
+        self.await_other_than(responder);
+    }
+
+    fn await_other_than(&self, responder: Pid) {
         eventually("another responder", SERVED_WITHIN, || {
             let now = self.daemon().responder_now();
             now.is_some_and(|now| now != responder).then_some(())
         });
     }
 
+    /// Both, or the responder at whatever moment of a start, which may be another version's.
     fn kill_both(&mut self) -> Result<(), String> {
         let responder = self.daemon().responder_pid();
-        self.crash();
-        kill(responder, Signal::SIGKILL).ok();
-        eventually("its end", Duration::from_secs(10), || {
-            (!is_alive(responder)).then_some(())
-        });
-        thread::sleep(RESTART_PAUSE);
-        self.supervise(STARTED_WITHIN).map(drop)
+        if self.random.below(2) == 0 {
+            self.crash();
+            kill(responder, Signal::SIGKILL).ok();
+            eventually("its end", Duration::from_secs(10), || {
+                (!is_alive(responder)).then_some(())
+            });
+            thread::sleep(RESTART_PAUSE);
+            return self.supervise(STARTED_WITHIN).map(drop);
+        }
+        self.stop();
+        self.version = self.random.below(2);
+        let after = pause_of(&self.random, 0..200);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // The moment is what is tried, so nothing can be waited for.
+                thread::sleep(after);
+                kill(responder, Signal::SIGKILL).ok();
+            });
+            self.supervise(STARTED_WITHIN).map(drop)
+        })
     }
 
     fn stop_and_start(&self, machine: &Machine) -> Result<(), String> {
