@@ -141,6 +141,19 @@ impl Uplink {
         ));
     }
 
+    /// Pulls the cable, with which the routes go, and puts it back after a while, with everything as it was.
+    pub fn flap(&self, host: &Namespace, down_for: Duration) {
+        let (interface, (v4, v6)) = (&self.interface, self.host_addresses());
+        host.ip(&format!("link set {interface} down"));
+        thread::sleep(down_for);
+        host.ip(&format!(
+            "link set {interface} up\n\
+             address replace {v4}/24 dev {interface}\n\
+             address replace {v6}/64 dev {interface} nodad"
+        ));
+        self.take_default_routes(host);
+    }
+
     /// How many packets for the metadata addresses have reached the stand-in so far, of whatever protocol and form.
     #[must_use]
     pub fn packets(&self) -> u64 {

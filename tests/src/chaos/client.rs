@@ -26,6 +26,9 @@ const SLOW: Duration = Duration::from_millis(100);
 /// How long a stranger knocks.
 const KNOCK: Duration = Duration::from_millis(200);
 
+/// What the host is, among guests.
+const HOST: usize = usize::MAX;
+
 /// Something that went otherwise than it should.
 #[derive(Clone, Debug)]
 pub(super) struct Incident {
@@ -50,7 +53,7 @@ pub(super) struct Seen {
     pub(super) leaks: Mutex<Vec<String>>,
     /// How often the host asked its own service, and was answered.
     pub(super) own: AtomicU64,
-    pub(super) own_failed: Mutex<Vec<String>>,
+    pub(super) own_failed: Mutex<Vec<Incident>>,
 }
 
 impl Seen {
@@ -228,13 +231,22 @@ pub(super) fn ask_as_host(host: &Namespace, seen: &Seen, is_over: &AtomicBool) {
     const PAUSE: Duration = Duration::from_millis(100);
     host.enter(|| {
         while !is_over.load(Ordering::Relaxed) {
+            let since = Instant::now();
             let answer = Connection::open(Address::V4)
                 .and_then(|mut connection| connection.exchange("GET", "/latest/meta-data/", &[]));
             match answer {
                 Ok(answer) if answer.text() == STAND_IN_ANSWER => {
                     seen.own.fetch_add(1, Ordering::Relaxed);
                 }
-                other => note(&seen.own_failed, format!("{other:?}")),
+                other => note(
+                    &seen.own_failed,
+                    Incident {
+                        guest: HOST,
+                        since,
+                        until: Instant::now(),
+                        what: format!("{other:?}"),
+                    },
+                ),
             }
             thread::sleep(PAUSE);
         }

@@ -27,6 +27,8 @@ pub enum Kind {
     ResponderDescriptors,
     /// The state disk is full: commands, restarts and crashes meanwhile.
     FullDisk,
+    /// The uplink goes down, its routes with it, and comes back.
+    UplinkFlaps,
     /// The responder is killed.
     ResponderKilled,
     /// The responder is stopped by a signal: it hangs.
@@ -57,7 +59,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of a report.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Restart,
         Self::Upgrade,
         Self::DaemonKilled,
@@ -68,6 +70,7 @@ impl Kind {
         Self::DaemonDescriptors,
         Self::ResponderDescriptors,
         Self::FullDisk,
+        Self::UplinkFlaps,
         Self::ResponderKilled,
         Self::ResponderHangs,
         Self::BothKilled,
@@ -84,7 +87,7 @@ impl Kind {
     ];
 
     /// Those that happen to the daemon, the responder and what they have.
-    pub const OF_SERVICE: [Self; 18] = [
+    pub const OF_SERVICE: [Self; 19] = [
         Self::Restart,
         Self::Upgrade,
         Self::DaemonKilled,
@@ -95,6 +98,7 @@ impl Kind {
         Self::DaemonDescriptors,
         Self::ResponderDescriptors,
         Self::FullDisk,
+        Self::UplinkFlaps,
         Self::ResponderKilled,
         Self::ResponderHangs,
         Self::BothKilled,
@@ -128,6 +132,7 @@ impl Kind {
             Self::DaemonDescriptors => "daemon without descriptors",
             Self::ResponderDescriptors => "responder without descriptors",
             Self::FullDisk => "state disk full",
+            Self::UplinkFlaps => "uplink down and up",
             Self::ResponderKilled => "responder killed",
             Self::ResponderHangs => "responder hangs",
             Self::BothKilled => "both killed",
@@ -157,7 +162,8 @@ impl Kind {
             | Self::BrokenReload
             | Self::DaemonDescriptors
             | Self::ResponderDescriptors
-            | Self::FullDisk => false,
+            | Self::FullDisk
+            | Self::UplinkFlaps => false,
             Self::ResponderKilled
             | Self::ResponderHangs
             | Self::BothKilled
@@ -200,6 +206,14 @@ struct Window {
     began: Instant,
     /// None while it goes on.
     ended: Option<Instant>,
+}
+
+impl Window {
+    fn is_met_by(&self, guest: usize, since: Instant, until: Instant) -> bool {
+        self.touched.includes(guest)
+            && self.began <= until
+            && self.ended.is_none_or(|ended| since <= ended)
+    }
 }
 
 /// Which disturbance a request met, if any.
@@ -248,6 +262,17 @@ impl Ledger {
         counts
     }
 
+    /// Whether what happened to a guest between two moments met a disturbance of this kind.
+    ///
+    /// # Panics
+    /// When a thread panicked with it.
+    #[must_use]
+    pub fn meets(&self, kind: Kind, guest: usize, since: Instant, until: Instant) -> bool {
+        let windows = self.windows.lock().expect("nobody panics with it");
+        let mut windows = windows.iter().filter(|window| window.kind == kind);
+        windows.any(|window| window.is_met_by(guest, since, until))
+    }
+
     /// On whose account something goes that happened to a guest between two moments: on that of a disturbance which may
     /// cost it something if there was one, else of another one, else of none. Of several it is the last that began.
     ///
@@ -256,11 +281,9 @@ impl Ledger {
     #[must_use]
     pub fn account(&self, guest: usize, since: Instant, until: Instant) -> Account {
         let windows = self.windows.lock().expect("nobody panics with it");
-        let met = windows.iter().filter(|window| {
-            window.touched.includes(guest)
-                && window.began <= until
-                && window.ended.is_none_or(|ended| since <= ended)
-        });
+        let met = windows
+            .iter()
+            .filter(|window| window.is_met_by(guest, since, until));
         met.max_by_key(|window| (window.kind.may_cost(), window.began))
             .map(|window| window.kind)
     }

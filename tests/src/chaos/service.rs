@@ -115,6 +115,10 @@ impl<'a> Service<'a> {
             Kind::DaemonDescriptors => self.starve_daemon()?,
             Kind::ResponderDescriptors => self.starve_responder()?,
             Kind::FullDisk => self.fill_disk()?,
+            Kind::UplinkFlaps => {
+                let down_for = pause_of(&self.random, 0..500);
+                self.stage.uplink.flap(self.stage.network(), down_for);
+            }
             Kind::ResponderKilled => self.kill_responder(),
             Kind::ResponderHangs => self.signal_responder(Signal::SIGSTOP),
             Kind::BothKilled => self.kill_both()?,
