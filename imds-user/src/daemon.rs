@@ -576,11 +576,20 @@ impl Daemon {
             .map(|(name, _)| name.clone())
             .collect();
         let mut left = Vec::new();
-        for port in &unwanted {
-            self.dataplane.stop_port(port)?;
-            if let Some(guest) = self.served.remove(port) {
+        for key in &unwanted {
+            // Its own name, unless it stepped aside for another guest, whose port that is now.
+            let is_aside = self
+                .served
+                .get(key)
+                .is_some_and(|guest| guest.port.name != *key);
+            if !is_aside {
+                self.dataplane.stop_port(key)?;
+            }
+            if let Some(guest) = self.served.remove(key) {
                 update.remove.extend(guest.slot);
-                left.push(guest.port);
+                if !is_aside {
+                    left.push(guest.port);
+                }
             }
         }
         Ok(left)
