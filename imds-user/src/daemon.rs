@@ -201,7 +201,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     if served.is_err() && is_first && !is_ready {
         // The first error is the one to report.
         if let Err(error) = teardown::remove(&state, cookie).await {
-            tracing::error!("remove what was made: {error}");
+            tracing::error!("remove what was made: {}", whole(&error));
         }
     }
     served
@@ -420,7 +420,7 @@ impl Daemon {
                 Some(question) = questions.recv() => self.answer(state, question).await,
                 () = commands::due(self.lives.next_due()) => {
                     if let Err(error) = self.fall_due(state).await {
-                        tracing::error!("planned changes: {error}");
+                        tracing::error!("planned changes: {}", whole(&error));
                     }
                 }
                 () = watchdog.sign() => {}
@@ -429,7 +429,7 @@ impl Daemon {
                     let changes = match changes {
                         Ok(changes) => changes,
                         Err(error) => {
-                            tracing::error!("follow interfaces and routes: {error}");
+                            tracing::error!("follow interfaces and routes: {}", whole(&error));
                             self.watch = open_watch(&self.options)?;
                             vec![Change::Anything]
                         }
@@ -439,7 +439,7 @@ impl Daemon {
                         may_be_anything = true;
                     }
                     if let Err(error) = self.note(&changes).await {
-                        tracing::error!("follow interfaces and routes: {error}");
+                        tracing::error!("follow interfaces and routes: {}", whole(&error));
                         // The next look makes up for it.
                         may_be_anything = true;
                     }
@@ -447,7 +447,7 @@ impl Daemon {
                 }
                 snapshot = self.sources.next() => {
                     if let Err(error) = self.hear(snapshot).await {
-                        tracing::error!("guests that turned up: {error}");
+                        tracing::error!("guests that turned up: {}", whole(&error));
                     }
                 }
                 () = until(look_due) => {
@@ -455,7 +455,7 @@ impl Daemon {
                     match self.follow(state, may_be_anything).await {
                         Ok(()) => may_be_anything = false,
                         Err(error) => {
-                            tracing::error!("follow interfaces and routes: {error}");
+                            tracing::error!("follow interfaces and routes: {}", whole(&error));
                             self.following.is_unsettled = true;
                         }
                     }
@@ -476,7 +476,7 @@ impl Daemon {
         notify(&[sd_notify::NotifyState::Reloading]);
         match self.try_reload(state).await {
             Ok(()) => tracing::info!("reloaded: serving {} guests", self.served.len()),
-            Err(error) => tracing::error!("reload: {error}"),
+            Err(error) => tracing::error!("reload: {}", whole(&error)),
         }
         notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -918,6 +918,13 @@ fn claim_filters() -> Result<Option<netns::Claim>, DaemonError> {
 
 /// The state of an instance that runs and has no interface.
 const WAITING: &str = "waiting";
+
+/// An error and its causes, in one line.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
+}
 
 /// The port of a guest whose interface is not there: no interface has index 0.
 fn absent(name: String) -> Port {

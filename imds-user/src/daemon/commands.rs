@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Daemon, DaemonError, Served, Wanted, is_absent, now, now_millis};
+use super::{Daemon, DaemonError, Served, Wanted, is_absent, now, now_millis, whole};
 use crate::control::find::{FindError, find};
 use crate::control::instance::{Whereabouts, moment};
 use crate::control::{Answer, Done, InstanceReport, PowerAction, Request};
@@ -49,8 +49,8 @@ impl Daemon {
             Ok(answer) => answer,
             Err(Trouble::Unfit(refused)) => Answer::Refused { refused },
             Err(Trouble::Broken(error)) => {
+                let error = whole(&error);
                 tracing::error!("a command: {error}");
-                let error = error.to_string();
                 Answer::Error { error }
             }
         }
