@@ -25,6 +25,8 @@ pub struct Row {
     pub times: u64,
     /// Requests that were lost.
     pub lost: u64,
+    /// Some of them, those first that waited longest.
+    pub examples: Vec<String>,
     /// Answers that named somebody else.
     pub wrong: u64,
     /// The longest wait for an answer, as far as it is worth being told.
@@ -71,10 +73,17 @@ impl Report {
             };
             let count = |all| u64::try_from(mine(all).len()).unwrap_or(u64::MAX);
             let slow = mine(&slow);
+            let mut lost = mine(&failed);
+            lost.sort_by_key(|one| std::cmp::Reverse(one.until - one.since));
             Row {
                 kind,
                 times: kind.map_or(0, |kind| counts.get(&kind).copied().unwrap_or_default()),
                 lost: count(&failed),
+                examples: lost
+                    .into_iter()
+                    .take(EXAMPLES)
+                    .map(|one| one.what)
+                    .collect(),
                 wrong: count(&wrong),
                 longest: slow.iter().map(|one| one.until - one.since).max(),
                 recovery: kind
@@ -210,6 +219,7 @@ impl Row {
             "times": self.times,
             "may_cost": self.kind.is_some_and(Kind::may_cost),
             "lost": self.lost,
+            "examples": self.examples,
             "wrong": self.wrong,
             "longest_wait_ms": millis(self.longest),
             "recovery_median_ms": millis(self.recovery.median()),
