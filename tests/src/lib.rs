@@ -19,6 +19,7 @@
 //! What the machine lacks is a skip with a printed reason, never a silent success: see [`skip`].
 
 mod binary;
+mod cgroup;
 mod daemon;
 mod dhcp;
 mod docker;
@@ -48,6 +49,7 @@ mod vm;
 mod walk;
 
 pub use binary::{imds, imds_path};
+pub use cgroup::Cgroup;
 pub use daemon::Daemon;
 pub use dhcp::Dhcp;
 pub use docker::Docker;
