@@ -445,7 +445,11 @@ echo \"elsewhere: $(curl -sS --max-time 15 http://{elsewhere}/)\""
         let doctor = scope.spawn(|| {
             let (mut stream, _) = listener.accept().expect("the machine calls");
             let said = host.imds(&["doctor"]);
-            stream.read(&mut [0; 1024]).expect("a request");
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                request.push(byte[0]);
+            }
             let answer = "HTTP/1.0 200 OK\r\n\r\nanswered";
             stream
                 .write_all(answer.as_bytes())
