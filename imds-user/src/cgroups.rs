@@ -164,7 +164,7 @@ impl Cgroups {
                 n_seen += 1;
                 let place = folder.join(entry.file_name());
                 if ids.contains(&entry.ino()) {
-                    names.insert(entry.ino(), place.to_string_lossy().into_owned());
+                    names.insert(entry.ino(), printable(&place));
                 }
                 left.push(place);
             }
@@ -245,6 +245,13 @@ fn root_among(
     }
 }
 
+/// Whoever may make cgroups chooses their names, and a terminal obeys some characters.
+fn printable(place: &Path) -> String {
+    let text = place.to_string_lossy();
+    let harmless = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(harmless).collect()
+}
+
 /// The number of a directory's inode.
 fn inode_of(place: &Path) -> Option<u64> {
     let metadata = fs::symlink_metadata(place).ok()?;
@@ -263,6 +270,12 @@ mod tests {
         let found = mount_points(mounts);
         let expected = ["/sys/fs/cgroup/unified", "/mnt/a b"].map(PathBuf::from);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_name_is_no_order_to_a_terminal() {
+        let name = printable(Path::new("user.slice/\u{1b}[2Jü x"));
+        assert_eq!(name, "user.slice/\u{fffd}[2Jü x");
     }
 
     #[test]

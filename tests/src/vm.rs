@@ -127,6 +127,7 @@ impl Machine {
                 "virtio-net-pci,netdev=net0,romfile=",
             ],
             script,
+            append: "",
             seconds_max: 120,
         })
     }

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use imds_tests::{
     Address, Cgroup, Connection, Host, INSTANCE_ID, Machine, Random, STAND_IN_ANSWER, Uplink,
-    eventually, has_command,
+    eventually, has_command, imds_path,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
@@ -414,6 +415,56 @@ fn a_start_that_is_killed_at_one_of_its_system_calls_leaves_nothing_open() {
     let before = host.counter("host-refused");
     check_refused(&host, &uplink);
     assert_eq!(host.counter("host-refused"), before + 2);
+}
+
+/// Where the tree of cgroups is not there from its root on, nobody could be refused: better no daemon than one that says it
+/// does.
+#[test]
+fn without_the_whole_tree_of_cgroups_there_is_no_start() {
+    const UNMOUNT: &str =
+        "for P in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts); do umount -l $P; done";
+    if !has_command("unshare") || !has_command("awk") {
+        return;
+    }
+    let Some(mut host) = Host::new() else { return };
+    let Some(cgroup) = Cgroup::new() else { return };
+    allow(&mut host, &[]);
+    host.write_config();
+    for (script, words) in [
+        (UNMOUNT.to_owned(), "cgroup v2, which is not mounted"),
+        (
+            format!("{UNMOUNT}; mount -t cgroup2 none /mnt"),
+            "/mnt shows a part of it alone",
+        ),
+    ] {
+        let run = format!("{script}; exec \"$@\"");
+        let (binary, config, state_dir) = (imds_path(), host.config_path(), host.state_dir());
+        let output = cgroup.run(
+            host.namespace(),
+            &[
+                "unshare",
+                "--mount",
+                "--cgroup",
+                "sh",
+                "-c",
+                &run,
+                "sh",
+                text(&binary),
+                "run",
+                "--config",
+                text(&config),
+                "--state-dir",
+                text(&state_dir),
+            ],
+        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(words), "{output:?}");
+        assert_eq!(output.status.code(), Some(69), "{output:?}");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are text")
 }
 
 /// To the host, what such a guest calls is called by QEMU.
