@@ -34,6 +34,7 @@ mod instance;
 mod jail;
 mod load;
 mod namespace;
+mod patience;
 mod process;
 mod program;
 pub mod properties;
@@ -63,6 +64,7 @@ pub use instance::InstanceText;
 pub use jail::Jail;
 pub use load::{Figures, Load};
 pub use namespace::Namespace;
+pub use patience::patience;
 pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
     network_of, program_exists, programs_of, responders_of, run, users_of_network,
