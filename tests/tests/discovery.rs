@@ -625,7 +625,7 @@ fn a_renamed_interface_is_closed_and_its_name_is_free() {
     stand_in(&host);
     let _daemon = host.start();
     assert_eq!(web.get(INSTANCE_ID).text(), web.id());
-    host.namespace().ip("link set veth-web name veth-old");
+    rename(&host, "veth-web", "veth-old");
     eventually_listed(&host, "closed", &["veth-old"]);
     eventually_listed(&host, "waiting", &["veth-web"]);
     check_silence(&web);
@@ -636,6 +636,17 @@ fn a_renamed_interface_is_closed_and_its_name_is_free() {
     eventually_listed(&host, "closed", &[]);
     assert_eq!(new.get(INSTANCE_ID).text(), web.id());
     assert_eq!(n_leaked(&host), 0);
+}
+
+/// Renames an interface. Kernels before 6.2 refuse that while it is up.
+fn rename(host: &Host, from: &str, to: &str) {
+    let namespace = host.namespace();
+    let live = namespace.run(&["ip", "link", "set", from, "name", to]);
+    if !live.status.success() {
+        namespace.ip(&format!(
+            "link set {from} down\nlink set {from} name {to}\nlink set {to} up"
+        ));
+    }
 }
 
 /// The machine is off, and so is whatever interface comes under its name.
