@@ -31,7 +31,7 @@ pub const NEEDED: [Needed; 9] = [
     // Makes and enters network namespaces, mounts their names and bpffs; loads programs and makes maps, for which CAP_BPF
     // and CAP_PERFMON would do if this were not needed anyway.
     vital(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
-    // Interfaces, routes, filters, settings of namespaces.
+    // Interfaces, routes, filters, settings of namespaces; programs on calls of processes.
     vital(CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
     // Listens on port 80 in the responder's namespace.
     vital(CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"),

@@ -7,6 +7,7 @@ mod admit;
 mod commands;
 mod follow;
 mod following;
+mod host_access;
 mod uplinks;
 
 use std::{
@@ -26,6 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     capabilities,
+    cgroups::CgroupsError,
     config::{self, ConfigError, Guard, Guest, Origin, PortBy, Settings, disk::Disk},
     control::{
         self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
@@ -59,6 +61,7 @@ use crate::{
     teardown,
 };
 use following::Following;
+use host_access::Restriction;
 
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
@@ -117,6 +120,9 @@ pub enum DaemonError {
     /// Programs, maps or filters.
     #[error(transparent)]
     DataPlane(#[from] DataPlaneError),
+    /// The tree of cgroups.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupsError),
     /// The responder's namespace.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -167,9 +173,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let Settings {
         host,
         guard,
+        host_access,
         guests,
         discovery,
     } = settings;
+    let restriction = Restriction::prepare(host_access)?;
     let lives = state.lives()?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
@@ -192,6 +200,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         cookie,
         host,
         guard,
+        restriction,
         lives,
         following,
         sources,
@@ -215,6 +224,7 @@ struct StartOf<'a> {
     cookie: u64,
     host: Host,
     guard: Guard,
+    restriction: Option<Restriction>,
     lives: Lives,
     following: Following,
     sources: Sources,
@@ -255,6 +265,10 @@ struct Daemon {
     links: Links,
     host: Host,
     guard: Guard,
+    /// Of the host's processes, if there is to be one.
+    restriction: Option<Restriction>,
+    /// The kernel's number for the host's namespace.
+    cookie: u64,
     /// What commands did to instances. The state directory holds the same.
     lives: Lives,
     credentials: Keeper,
@@ -297,6 +311,7 @@ impl Daemon {
             cookie,
             host,
             guard,
+            mut restriction,
             mut lives,
             following,
             sources: told_by,
@@ -324,6 +339,7 @@ impl Daemon {
         let watch = open_watch(&options)?;
         let links = following.links.clone();
         uplinks::guard_exactly(&mut dataplane, &links, &guard).await?;
+        host_access::enforce(&mut dataplane, &mut restriction, cookie)?;
 
         let mut update = Update {
             host: Some(host.clone()),
@@ -370,6 +386,8 @@ impl Daemon {
             links,
             host,
             guard,
+            restriction,
+            cookie,
             lives,
             credentials,
             following,
@@ -424,6 +442,11 @@ impl Daemon {
                     }
                 }
                 () = watchdog.sign() => {}
+                () = host_access::changed(&mut self.restriction) => {
+                    if let Err(error) = self.follow_cgroups() {
+                        tracing::error!("follow cgroups: {error}");
+                    }
+                }
                 () = self.credentials.changed() => self.renew_credentials().await?,
                 changes = self.watch.next() => {
                     let changes = match changes {
@@ -483,6 +506,7 @@ impl Daemon {
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
         let settings: Settings = config::load(&self.options.config, &state.installation()?, &Disk)?;
+        let mut restriction = Restriction::prepare(settings.host_access)?;
         let is_other_docker = settings.discovery.docker != self.following.discovery.docker;
         let snapshot = if is_other_docker {
             Snapshot::default()
@@ -513,6 +537,8 @@ impl Daemon {
         }
         uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
         self.guard = settings.guard;
+        host_access::enforce(&mut self.dataplane, &mut restriction, self.cookie)?;
+        self.restriction = restriction;
         self.apply(state, settings.host, wanted).await
     }
 
@@ -722,6 +748,7 @@ impl Daemon {
                 })
                 .collect(),
             guard: self.guard_report().await?,
+            host_access: self.host_access_report()?,
             discovery: self
                 .following
                 .report(&self.served, &self.options.state_dir)

@@ -7,6 +7,7 @@
 //! made true). Everything else is an edge that hands these their arguments.
 
 pub mod capabilities;
+pub mod cgroups;
 pub mod config;
 pub mod control;
 pub mod credentials;

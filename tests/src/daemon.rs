@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::jail::Jail;
 use crate::namespace::Namespace;
+use crate::patience::patience;
 use crate::process::{eventually, is_alive};
 use crate::service_manager::{FdStore, receive};
 
@@ -189,7 +190,8 @@ impl Daemon {
     }
 
     fn try_wait_for(&mut self, message: &str) -> Result<(), String> {
-        let deadline = Instant::now() + READY_WITHIN;
+        let within = patience(READY_WITHIN);
+        let deadline = Instant::now() + within;
         self.notify
             .set_read_timeout(Some(Duration::from_millis(100)))
             .expect("a socket takes a time-out");
@@ -207,7 +209,7 @@ impl Daemon {
             }
         }
         Err(format!(
-            "no {message} within {READY_WITHIN:?}; the daemon's log:\n{}",
+            "no {message} within {within:?}; the daemon's log:\n{}",
             self.log()
         ))
     }
@@ -221,7 +223,7 @@ impl Daemon {
     }
 
     fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patience(within);
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return Some(status);

@@ -20,6 +20,7 @@ use crate::guest::GuestBuilder;
 use crate::instance::InstanceText;
 use crate::jail::Jail;
 use crate::namespace::Namespace;
+use crate::patience::patience;
 use crate::process::{children_of, eventually, is_alive, run};
 use crate::service_manager::FdStore;
 use crate::skip::{has_command, needs_root};
@@ -516,7 +517,7 @@ fn ends_by_itself_within(strace: &mut Child, within: Duration) -> bool {
         let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0).nth(1) == Some(b"run")
     };
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + patience(within);
     let mut daemon = None;
     while Instant::now() < deadline {
         if strace

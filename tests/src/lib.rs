@@ -19,6 +19,7 @@
 //! What the machine lacks is a skip with a printed reason, never a silent success: see [`skip`].
 
 mod binary;
+mod cgroup;
 pub mod chaos;
 mod daemon;
 mod dhcp;
@@ -35,6 +36,7 @@ mod instance;
 mod jail;
 mod load;
 mod namespace;
+mod patience;
 mod process;
 mod program;
 pub mod properties;
@@ -50,6 +52,7 @@ mod vm;
 mod walk;
 
 pub use binary::{imds, imds_path};
+pub use cgroup::Cgroup;
 pub use daemon::Daemon;
 pub use dhcp::Dhcp;
 pub use disk::Disk;
@@ -64,6 +67,7 @@ pub use instance::InstanceText;
 pub use jail::Jail;
 pub use load::{Figures, Load};
 pub use namespace::Namespace;
+pub use patience::patience;
 pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
     network_of, program_exists, programs_of, responders_of, run, users_of_network,

@@ -11,6 +11,7 @@ use socket2::SockRef;
 
 use crate::frames::Frames;
 use crate::namespace::Namespace;
+use crate::patience::patience;
 
 /// What the stand-in answers, whoever asks for whatever: the host's own credentials, so to speak.
 pub const STAND_IN_ANSWER: &str = "the host's own secret";
@@ -239,7 +240,7 @@ fn serve(listener: &TcpListener, is_over: &AtomicBool, answers: &AtomicU64) {
 }
 
 fn answer(mut stream: TcpStream, answers: &AtomicU64) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience(Duration::from_secs(5))))?;
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? > 0 {

@@ -625,7 +625,7 @@ fn a_renamed_interface_is_closed_and_its_name_is_free() {
     stand_in(&host);
     let _daemon = host.start();
     assert_eq!(web.get(INSTANCE_ID).text(), web.id());
-    host.namespace().ip("link set veth-web name veth-old");
+    rename(&host, "veth-web", "veth-old");
     eventually_listed(&host, "closed", &["veth-old"]);
     eventually_listed(&host, "waiting", &["veth-web"]);
     check_silence(&web);
@@ -682,6 +682,17 @@ fn two_interfaces_may_exchange_their_names() {
     let again = host.guest("db").routed("10.0.0.10").unregistered().up();
     assert_eq!(id_told(&host, &again), again.id());
     assert_eq!(n_leaked(&host), 0);
+}
+
+/// Renames an interface. Kernels before 6.2 refuse that while it is up.
+fn rename(host: &Host, from: &str, to: &str) {
+    let namespace = host.namespace();
+    let live = namespace.run(&["ip", "link", "set", from, "name", to]);
+    if !live.status.success() {
+        namespace.ip(&format!(
+            "link set {from} down\nlink set {from} name {to}\nlink set {to} up"
+        ));
+    }
 }
 
 /// The machine is off, and so is whatever interface comes under its name.

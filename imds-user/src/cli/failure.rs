@@ -125,13 +125,15 @@ fn of_the_daemon(cause: Cause<'_>) -> Option<u8> {
     match cause.downcast_ref()? {
         DaemonError::NotRoot => Some(EXIT_PERMISSION),
         DaemonError::Config(_) => Some(EXIT_USAGE),
-        DaemonError::NoBtf | DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. } => {
-            Some(EXIT_MISSING)
-        }
+        DaemonError::NoBtf
+        | DaemonError::NoInterface { .. }
+        | DaemonError::NotAPort { .. }
+        | DaemonError::Cgroups(_) => Some(EXIT_MISSING),
         DaemonError::DataPlane(
             DataPlaneError::Load(_)
             | DataPlaneError::Program { .. }
-            | DataPlaneError::Attach { .. },
+            | DataPlaneError::Attach { .. }
+            | DataPlaneError::Cgroup { .. },
         ) => Some(EXIT_MISSING),
         _ => None,
     }
@@ -227,6 +229,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
+    use imds_user::cgroups::CgroupsError;
+
     use super::*;
 
     #[test]
@@ -288,6 +292,10 @@ mod tests {
             (unreadable().into(), EXIT_PERMISSION),
             (IdentityError::from(unreadable()).into(), EXIT_PERMISSION),
             (no_interface().into(), EXIT_MISSING),
+            (
+                DaemonError::Cgroups(CgroupsError::NotMounted).into(),
+                EXIT_MISSING,
+            ),
             (DaemonError::Links(missing()).into(), EXIT_MISSING),
             (
                 DaemonError::DataPlane(DataPlaneError::Missing("map")).into(),

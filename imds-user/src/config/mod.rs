@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod file;
+pub mod host_access;
 mod made_up;
 pub mod mould;
 pub mod nearest;
@@ -23,6 +24,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use host_access::{CgroupPath, HostAccess};
 pub use pattern::Pattern;
 pub use port_by::{Origin, PortBy};
 
@@ -39,6 +41,8 @@ pub struct Settings {
     pub host: Host,
     /// Where the host's own metadata service is kept from guests.
     pub guard: Guard,
+    /// Which processes of the host may reach the host's own metadata service.
+    pub host_access: HostAccess,
     /// The guests, in the order of the file.
     pub guests: Vec<Guest>,
     /// Who else may turn up.
