@@ -13,6 +13,7 @@ use imds_tests::{
     Address, Connection, FdStore, Figures, Guest, Host, INSTANCE_ID, Load, TOKEN_FIELD, eventually,
     has_command, imds_path, is_alive, responders_of,
 };
+use imds_user::responder::door::Door;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -441,12 +442,7 @@ fn a_stranger_at_the_door_of_a_responder_is_turned_away() {
     let responder = daemon.responder_pid();
     daemon.stop();
     let directory = host.state_dir().join("responders");
-    let door = fs::read_dir(&directory)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let door = Door::all(&directory).unwrap()[0].path().to_owned();
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&host.state_dir()), 0o700);
     assert_eq!(mode(&directory), 0o700);
@@ -525,11 +521,10 @@ fn a_log_that_nobody_reads_any_more_harms_nobody() {
     eventually("the end of the daemon", within, || {
         (!is_alive(daemon)).then_some(())
     });
-    let doors = fs::read_dir(state_dir.join("responders")).unwrap();
-    let door = doors.map(|door| door.unwrap().path()).next().unwrap();
+    let doors = Door::all(&state_dir.join("responders")).unwrap();
     for _ in 0..3 {
         // An order that there is none of, about which the responder warns.
-        let mut line = UnixStream::connect(&door).unwrap();
+        let mut line = UnixStream::connect(doors[0].path()).unwrap();
         line.write_all(&[9; 8]).unwrap();
         let mut greeting = Vec::new();
         line.read_to_end(&mut greeting).unwrap();

@@ -27,7 +27,10 @@ use crate::{
 
 /// Files of tests that stay out, and why.
 const LEFT_OUT: [(&str, &str); 8] = [
-    ("chaos", "counts what is lost within times of a machine at full speed"),
+    (
+        "chaos",
+        "counts what is lost within times of a machine at full speed",
+    ),
     ("clients", "is about AWS's clients, not about kernels"),
     ("cloud_init", "boots a virtual machine of its own"),
     ("docker", "needs more memory and disk than the machine has"),
