@@ -5,9 +5,12 @@
 
 mod admit;
 mod commands;
+mod error;
 mod follow;
 mod following;
 mod host_access;
+mod report;
+mod served;
 mod uplinks;
 
 use std::{
@@ -27,12 +30,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     capabilities,
-    cgroups::CgroupsError,
-    config::{self, ConfigError, Guard, Guest, Origin, PortBy, Settings, disk::Disk},
-    control::{
-        self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
-        server::Question,
-    },
+    config::{self, Guard, Guest, Settings, disk::Disk},
+    control::{self, server::Question},
     credentials::{CredentialSource, Keeper},
     dataplane::{DataPlane, DataPlaneError, Port, load::KernelLog, pins::Pins},
     discovery::{
@@ -40,28 +39,29 @@ use crate::{
         source::{Snapshot, Sources},
     },
     identity::signer::Signer,
-    instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
-    life::{Life, Lives, State},
+    instance::{Host, UnixMillis, UnixSeconds},
+    life::{Lives, State},
     memory,
     netns::{
         self, NetNs,
-        link::{LinkError, Links},
+        link::Links,
         watch::{Change, Watch},
     },
     responder::{
         self,
         found::{self, Found},
         listeners,
-        namespace::{NamespaceError, ResponderNamespace},
-        protocol::Counters,
+        namespace::ResponderNamespace,
         supervisor::{Responder, ResponderError, Start, Started, Update},
     },
     service_manager::{self, Watchdog},
-    state::{StateDir, StateError},
+    state::StateDir,
     teardown,
 };
+pub use error::DaemonError;
 use following::Following;
 use host_access::Restriction;
+use served::Served;
 
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
@@ -78,68 +78,6 @@ pub struct Options {
     pub is_strict: bool,
     /// Room in bytes for what the kernel tells of interfaces, where a test wants little.
     pub notification_bytes: Option<usize>,
-}
-
-/// Why the daemon did not start or could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// Not root.
-    #[error("only root can load programs and make namespaces: run it with sudo")]
-    NotRoot,
-    /// The kernel was built without type information.
-    #[error(
-        "this kernel has no BTF ({BTF}): boot one with CONFIG_DEBUG_INFO_BTF=y, as every current distribution has it"
-    )]
-    NoBtf,
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A port's interface is not there.
-    #[error(
-        "interface {port} of instance {instance} is not there: make it first, or correct `port` in the configuration (`ip -br link` lists what is there)"
-    )]
-    NoInterface {
-        /// The interface.
-        port: String,
-        /// The instance's name.
-        instance: String,
-    },
-    /// A port's interface cannot be a port.
-    #[error("interface {port} cannot be the port of instance {instance}: {why}")]
-    NotAPort {
-        /// The interface.
-        port: String,
-        /// The instance's name.
-        instance: String,
-        /// What is in the way.
-        why: String,
-    },
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Programs, maps or filters.
-    #[error(transparent)]
-    DataPlane(#[from] DataPlaneError),
-    /// The tree of cgroups.
-    #[error(transparent)]
-    Cgroups(#[from] CgroupsError),
-    /// The responder's namespace.
-    #[error(transparent)]
-    Namespace(#[from] NamespaceError),
-    /// The responder.
-    #[error(transparent)]
-    Responder(#[from] ResponderError),
-    /// The interfaces could not be listed.
-    #[error(transparent)]
-    Links(#[from] LinkError),
-    /// Something else of the system.
-    #[error("{what}: {cause}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        cause: io::Error,
-    },
 }
 
 /// Where the kernel shows its type information. The programs carry theirs, and a kernel that cannot read it is older or
@@ -165,6 +103,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     }
     capabilities::keep_needed().map_err(|cause| DaemonError::System {
         what: "give up capabilities",
+        cause,
+    })?;
+    // Before anything is started that would inherit them.
+    let kept = service_manager::kept_listeners().map_err(|cause| DaemonError::System {
+        what: "take what the service manager has kept",
         cause,
     })?;
     let signals = Signals::install()?;
@@ -197,6 +140,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let start = StartOf {
         options,
         state: &state,
+        kept,
         cookie,
         host,
         guard,
@@ -220,6 +164,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 struct StartOf<'a> {
     options: Options,
     state: &'a StateDir,
+    /// The listening sockets that the service manager has kept.
+    kept: Option<[TcpListener; 2]>,
     /// The kernel's number for the host's namespace.
     cookie: u64,
     host: Host,
@@ -282,22 +228,6 @@ struct Daemon {
     claim: Option<netns::Claim>,
 }
 
-/// A guest that is served, or would be if its machine were not stopped and its interface were there.
-struct Served {
-    name: Box<str>,
-    /// How its port is found.
-    by: PortBy,
-    origin: Origin,
-    port: Port,
-    /// None while it is stopped: its port drops then; and while it has none.
-    slot: Option<u32>,
-    /// Where its credentials come from, if from elsewhere.
-    credential_source: Option<CredentialSource>,
-    state: Arc<Published>,
-    /// What the configuration says of it, where its life made it another.
-    configured: Option<Box<Instance>>,
-}
-
 impl Daemon {
     /// Goes on with what an earlier daemon has left in the kernel, or begins anew, and serves every port.
     ///
@@ -308,6 +238,7 @@ impl Daemon {
         let StartOf {
             options,
             state,
+            kept,
             cookie,
             host,
             guard,
@@ -353,7 +284,7 @@ impl Daemon {
         let mut found = found::find(&state.responders())
             .await
             .map_err(responder_error("find"))?;
-        let listeners = listeners_of(&namespace, &mut found).await?;
+        let listeners = listeners_of(&namespace, kept, &mut found).await?;
         service_manager::keep_listeners(&listeners);
         let start = Start {
             listeners,
@@ -711,180 +642,21 @@ impl Daemon {
         // The client may have gone.
         question.answer.send(answer).ok();
     }
-
-    async fn report(&self) -> Result<StatusReport, DaemonError> {
-        let counters = self.responder.counters().await?;
-        let packets = self.dataplane.counters()?;
-        let (drops, packets) = packets
-            .into_iter()
-            .partition::<Vec<_>, _>(|(counter, _)| counter.is_drop());
-        let named = |counted: Vec<(crate::dataplane::Counter, u64)>| {
-            counted
-                .into_iter()
-                .map(|(counter, count)| (counter.name().to_owned(), count))
-                .collect()
-        };
-        let responder = self.responder.status();
-        Ok(StatusReport {
-            daemon: DaemonStatus {
-                pid: std::process::id(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                started_unix_seconds: self.started.0,
-                config: self.options.config.display().to_string(),
-            },
-            responder: ResponderStatus {
-                pid: responder.pid,
-                restarts: responder.restarts,
-                failed_starts: responder.failed_starts,
-                workers: self.workers.into(),
-            },
-            ports: self
-                .served
-                .values()
-                .map(|guest| {
-                    let counters = guest.slot.and_then(|slot| counters.get(&slot));
-                    let life = self.lives.of(guest.state.instance.id);
-                    guest.report(counters, life, &self.credentials)
-                })
-                .collect(),
-            guard: self.guard_report().await?,
-            host_access: self.host_access_report()?,
-            discovery: self
-                .following
-                .report(&self.served, &self.options.state_dir)
-                .await?,
-            drops: named(drops),
-            packets: named(packets),
-        })
-    }
-}
-
-impl Served {
-    /// A guest without a slot.
-    fn new(guest: Guest, port: Port, life: &Life, at: UnixSeconds) -> Self {
-        let Guest {
-            name,
-            port: by,
-            origin,
-            limits,
-            credential_source,
-            instance: configured,
-        } = guest;
-        let instance = life.over(&configured);
-        let is_other = instance != configured;
-        Self {
-            name,
-            by,
-            origin,
-            port,
-            slot: None,
-            credential_source,
-            state: Arc::new(Published {
-                at,
-                limits,
-                instance,
-            }),
-            configured: is_other.then(|| Box::new(configured)),
-        }
-    }
-
-    /// Takes on what the configuration and its life now make of it; whether that is anything new.
-    fn renew(
-        &mut self,
-        configured: Instance,
-        life: &Life,
-        limits: Limits,
-        at: UnixSeconds,
-    ) -> bool {
-        let instance = life.over(&configured);
-        let is_new = self.state.limits != limits || self.state.instance != instance;
-        self.configured = (instance != configured).then(|| Box::new(configured));
-        if is_new {
-            self.state = Arc::new(Published {
-                at,
-                limits,
-                instance,
-            });
-        }
-        is_new
-    }
-
-    /// Tells it the same again, as something new.
-    fn republish(&mut self, at: UnixSeconds) {
-        let same = Published::clone(&self.state);
-        self.state = Arc::new(Published { at, ..same });
-    }
-
-    /// What the configuration says of it.
-    fn configured(&self) -> &Instance {
-        self.configured.as_deref().unwrap_or(&self.state.instance)
-    }
-
-    /// Whether this is the same guest on the same interface, whatever changed in its metadata. An interface that was made
-    /// anew under the old name is another one.
-    fn is_still(&self, (guest, port): &(Guest, Port)) -> bool {
-        self.port == *port && self.state.instance.id == guest.instance.id
-    }
-
-    fn report(&self, counters: Option<&Counters>, life: &Life, credentials: &Keeper) -> PortStatus {
-        let counters = counters.copied().unwrap_or_default();
-        let instance = &self.state.instance;
-        PortStatus {
-            port: self.port.name.clone(),
-            ifindex: self.port.ifindex,
-            slot: self.slot,
-            state: match (self.slot, life.state()) {
-                (Some(_), _) => State::Running.as_str(),
-                (None, State::Stopped) => State::Stopped.as_str(),
-                (None, State::Running) => WAITING,
-            }
-            .to_owned(),
-            instance_id: instance.id.as_str().to_owned(),
-            name: self.name.to_string(),
-            http_tokens: match instance.options.http_tokens {
-                TokenUse::Optional => "optional",
-                TokenUse::Required => "required",
-            }
-            .to_owned(),
-            requests: counters.requests,
-            tokens_issued: counters.tokens_issued,
-            no_token: counters.no_token,
-            no_token_rejected: counters.no_token_rejected,
-            throttled: counters.throttled,
-            connections: counters.connections,
-            credentials: self.credential_status(credentials),
-        }
-    }
-
-    fn credential_status(&self, credentials: &Keeper) -> Option<CredentialStatus> {
-        let role = self.state.instance.role.as_deref()?;
-        let Some(source) = &self.credential_source else {
-            return Some(CredentialStatus::of_given(role));
-        };
-        let status = credentials.status(source)?;
-        Some(CredentialStatus {
-            role: role.name.to_string(),
-            kind: source.kind().to_owned(),
-            source: Some(source.to_string()),
-            state: status.state.to_owned(),
-            expires_unix_seconds: status.expiration.map(|at| at.0),
-            last_error: status.error.as_deref().map(str::to_owned),
-        })
-    }
 }
 
 /// The listening sockets that earlier daemons have handed on, or new ones.
 async fn listeners_of(
     namespace: &ResponderNamespace,
+    kept: Option<[TcpListener; 2]>,
     found: &mut Vec<Found>,
 ) -> Result<[TcpListener; 2], DaemonError> {
     let inode = namespace.netns.inode();
-    let kept = service_manager::kept_listeners().map_err(|cause| DaemonError::System {
-        what: "take what the service manager has kept",
-        cause,
-    })?;
     // Better than what a responder hands over: nobody could touch it who parses what guests send.
     let kept = kept.filter(|kept| listeners::namespace_of(kept) == Some(inode));
+    if kept.is_none() {
+        // Those of a namespace that is gone, which would be handed out instead of ours the next time.
+        service_manager::forget_listeners();
+    }
     let handed_on = kept.or_else(|| found.iter_mut().find_map(|one| one.take_listeners(inode)));
     if let Some(listeners) = handed_on {
         return Ok(listeners);
@@ -942,9 +714,6 @@ fn claim_filters() -> Result<Option<netns::Claim>, DaemonError> {
     }
     Ok(claim)
 }
-
-/// The state of an instance that runs and has no interface.
-const WAITING: &str = "waiting";
 
 /// An error and its causes, in one line.
 fn whole(error: &dyn std::error::Error) -> String {

@@ -430,6 +430,30 @@ fn connections_wait_while_the_service_manager_keeps_the_sockets() {
     });
 }
 
+/// Sockets of a namespace that is gone are of no use to anybody, and the service manager would hand them out first.
+#[test]
+fn sockets_of_a_namespace_that_is_gone_are_kept_by_nobody() {
+    let Some(mut host) = Host::new() else { return };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    let store = FdStore::default();
+    host.start_with(&store).stop();
+    host.take_down();
+    assert_eq!(store.len(), 2, "of the namespace that was");
+
+    let mut daemon = host.start_with(&store);
+    assert_eq!(web.get(INSTANCE_ID).text(), web.id());
+    assert_eq!(store.len(), 2, "of the one that is");
+    let responder = daemon.responder_pid();
+    daemon.crash();
+    kill(responder, Signal::SIGKILL).unwrap();
+    eventually("its end", Duration::from_secs(5), || {
+        (!is_alive(responder)).then_some(())
+    });
+    let mut waiting = web.connect();
+    let _daemon = host.start_with(&store);
+    assert_eq!(waiting.get(INSTANCE_ID, &[]).text(), web.id());
+}
+
 /// Only root may tell a responder anything. Who else gets as far as its socket hears nothing, and is not in the way.
 #[test]
 fn a_stranger_at_the_door_of_a_responder_is_turned_away() {

@@ -30,7 +30,7 @@ impl<'a> Cables<'a> {
     /// Plays until it is over. The cards of each round come in an order of their own.
     pub(super) fn run(mut self, until: Instant) -> Result<(), String> {
         loop {
-            for kind in self.random.shuffled(&Kind::OF_CABLES) {
+            for kind in self.random.shuffled(Kind::OF_CABLES) {
                 if self.stage.is_over(until) {
                     return Ok(());
                 }

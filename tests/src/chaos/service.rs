@@ -65,7 +65,7 @@ impl<'a> Service<'a> {
     /// Plays until it is over. The cards of each round come in an order of their own.
     pub(super) fn run(&mut self, until: Instant) -> Result<(), String> {
         loop {
-            for kind in self.random.shuffled(&Kind::OF_SERVICE) {
+            for kind in self.random.shuffled(Kind::OF_SERVICE) {
                 if self.stage.is_over(until) {
                     return Ok(());
                 }
