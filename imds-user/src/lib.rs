@@ -23,6 +23,7 @@ pub mod life;
 pub mod memory;
 pub mod metadata;
 pub mod netns;
+pub mod process;
 pub mod responder;
 pub mod service_manager;
 pub mod state;
