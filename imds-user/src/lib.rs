@@ -19,6 +19,7 @@ pub mod http;
 pub mod identity;
 pub mod instance;
 pub mod lab;
+pub mod launch;
 pub mod life;
 pub mod memory;
 pub mod metadata;
