@@ -139,6 +139,11 @@ impl Host {
         self
     }
 
+    /// Where its daemon lives, if not where the tests do.
+    pub(crate) fn jail(&self) -> Option<&Jail> {
+        self.jail.as_deref()
+    }
+
     /// Has the seed of everything made up fixed, so that it is the same in every run.
     ///
     /// # Panics
@@ -401,6 +406,31 @@ impl Host {
         let mut args: Vec<&str> = line.split(' ').collect();
         args.extend(["--state-dir", text(&state_dir)]);
         self.imds(&args)
+    }
+
+    /// Starts a command of `imds` about this host's daemon and does not wait; its output can be had afterwards.
+    #[must_use]
+    pub fn spawn(&self, line: &str) -> Child {
+        let state_dir = self.state_dir();
+        let mut args: Vec<&str> = line.split(' ').collect();
+        args.extend(["--state-dir", text(&state_dir)]);
+        self.spawn_imds(&args)
+    }
+
+    /// Starts `imds` with arguments in the host's namespace and does not wait.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn_imds(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(imds_path());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = self.namespace.enter(|| command.spawn());
+        child.expect("the binary under test starts")
     }
 
     /// What `imds status --json` says.
