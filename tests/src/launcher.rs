@@ -173,7 +173,10 @@ impl Launcher {
                 jail.enter();
             }
             let file = File::options().create(true).append(true).open(&log);
-            Command::new(imds_path())
+            // With the mask that its unit has.
+            Command::new("sh")
+                .args(["-c", "umask 0077; exec \"$0\" \"$@\""])
+                .arg(imds_path())
                 .arg("launcher")
                 .arg("--state-dir")
                 .arg(&state_dir)

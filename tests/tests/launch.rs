@@ -397,6 +397,8 @@ fn a_guests_root_rules_its_own_namespaces() {
         "mount -t tmpfs tmpfs /mnt && touch /mnt/x && umount /mnt",
         "touch /root/x /etc/x /var/lib/x /srv/x && mkdir /data",
         "python3 -c 'import ssl; ssl.create_default_context()' || ! command -v python3",
+        "setpriv --reuid 1000 --regid 1000 --clear-groups cat /etc/passwd /etc/hosts",
+        "setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'touch /tmp/x /var/tmp/x && ! ls /root'",
         "hostname other && test \"$(hostname)\" = other",
         "sleep 60 & kill $!",
     ] {

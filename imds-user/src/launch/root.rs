@@ -273,6 +273,8 @@ fn fill(volume: &Path, uid: u32) -> Result<(), RootError> {
     for (name, text) in FILES {
         let path = volume.join(name);
         fs::write(&path, text).map_err(failed("write", &path))?;
+        let mode = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(&path, mode).map_err(failed("open", &path))?;
         chown(&path, Some(uid), Some(uid)).map_err(failed("hand over", &path))?;
     }
     let run = volume.join("var/run");
