@@ -7,6 +7,7 @@
 //! made true). Everything else is an edge that hands these their arguments.
 
 pub mod capabilities;
+pub mod cgroups;
 pub mod config;
 pub mod control;
 pub mod credentials;
@@ -18,10 +19,12 @@ pub mod http;
 pub mod identity;
 pub mod instance;
 pub mod lab;
+pub mod launch;
 pub mod life;
 pub mod memory;
 pub mod metadata;
 pub mod netns;
+pub mod process;
 pub mod responder;
 pub mod service_manager;
 pub mod state;

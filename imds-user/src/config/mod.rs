@@ -7,6 +7,7 @@
 pub mod disk;
 pub mod facet;
 pub mod file;
+pub mod host_access;
 mod made_up;
 pub mod mould;
 pub mod nearest;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 pub use facet::{Facet, Said};
+pub use host_access::{CgroupPath, HostAccess};
 pub use pattern::Pattern;
 pub use port_by::{Origin, PortBy};
 pub use rest::Rest;
@@ -43,6 +45,8 @@ pub struct Settings {
     pub host: Host,
     /// Where the host's own metadata service is kept from guests.
     pub guard: Guard,
+    /// Which processes of the host may reach the host's own metadata service.
+    pub host_access: HostAccess,
     /// The guests, in the order of the file.
     pub guests: Vec<Guest>,
     /// Who else may turn up.
