@@ -19,9 +19,9 @@ const FALLBACK_TOOLCHAIN: &str = "nightly";
 const LINKER: &str = "bpf-linker";
 
 fn main() -> anyhow::Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()?;
+    // Asked when it runs: a build that was moved or copied along with its checkout knows the former place otherwise.
+    let package = env::var_os("CARGO_MANIFEST_DIR").context("cargo names the package's folder")?;
+    let workspace = Path::new(&package).join("..").canonicalize()?;
     let programs = workspace.join("imds-ebpf");
     // aya-build watches the package's folder; these decide about the object, too.
     for watched in ["Cargo.lock", "Cargo.toml"] {

@@ -7,7 +7,7 @@
 use crate::{
     abi::{counter::Counter, slot},
     wire::{
-        METADATA_V4,
+        METADATA_V4, METADATA_V6,
         arp::Arp,
         host_order,
         ipv4::Ipv4,
@@ -21,6 +21,16 @@ use crate::{
 /// The groups of 169.254.169.254 as they lie in a packet.
 const METADATA_V4_HIGH: u16 = ((METADATA_V4 >> 16) as u16).to_be();
 const METADATA_V4_LOW: u16 = (METADATA_V4 as u16).to_be();
+
+/// fd00:ec2::254 as it lies in a `sockaddr_in6`, four bytes at a time.
+const METADATA_V6_WORDS: [u32; 4] = {
+    let [a, b, c, d, e, f, g, h] = METADATA_V6;
+    [pair(a, b), pair(c, d), pair(e, f), pair(g, h)]
+};
+
+const fn pair(high: u16, low: u16) -> u32 {
+    ((high as u32) << 16 | low as u32).to_be()
+}
 
 /// Where a guest's packet goes.
 #[must_use]
@@ -221,6 +231,29 @@ pub const fn is_for_metadata_v6(destination: &[u16; 8]) -> bool {
     is_metadata_v6(destination)
 }
 
+/// Whether a process that calls this IPv4 address (network order, as in a `sockaddr_in`) means the metadata service.
+#[inline(always)]
+pub const fn is_call_for_metadata_v4(address: u32) -> bool {
+    address == METADATA_V4.to_be()
+}
+
+/// Whether a process that calls this IPv6 address (network order, as in a `sockaddr_in6`) means the metadata service; also
+/// as `::ffff:169.254.169.254`, which the kernel calls over IPv4.
+#[inline(always)]
+pub const fn is_call_for_metadata_v6(address: &[u32; 4]) -> bool {
+    const MAPPED: u32 = 0xffff_u32.to_be();
+    let [a, b, c, d] = *address;
+    match (a, b, c) {
+        (0, 0, MAPPED) => is_call_for_metadata_v4(d),
+        _ => {
+            a == METADATA_V6_WORDS[0]
+                && b == METADATA_V6_WORDS[1]
+                && c == METADATA_V6_WORDS[2]
+                && d == METADATA_V6_WORDS[3]
+        }
+    }
+}
+
 /// Whether an answer can be sent to this IPv4 address (host order): not 0/8, loopback (which holds the tags),
 /// multicast or broadcast. 240/4 is fine: Linux guests use it.
 #[inline(always)]
@@ -256,7 +289,8 @@ const fn is_extension_header(next_header: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{METADATA_V6, network_order};
+    use crate::wire::network_order;
+    use core::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn what_came_in_by_an_interface_is_forwarded_and_what_the_host_sends_is_not() {
@@ -292,6 +326,47 @@ mod tests {
             let mut other = service;
             other[group] ^= 1;
             assert!(!is_for_metadata_v6(&other), "{other:?}");
+        }
+    }
+
+    fn words(address: Ipv6Addr) -> [u32; 4] {
+        let octets = address.octets();
+        core::array::from_fn(|word| {
+            let at = word * 4;
+            u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
+        })
+    }
+
+    #[test]
+    fn a_call_is_for_the_service_by_every_name_that_the_kernel_takes_for_it() {
+        for (address, expected) in [
+            ([169, 254, 169, 254], true),
+            ([169, 254, 169, 253], false),
+            ([254, 169, 254, 169], false),
+            ([127, 0, 0, 1], false),
+            ([0, 0, 0, 0], false),
+        ] {
+            let is_for = is_call_for_metadata_v4(u32::from_ne_bytes(address));
+            assert_eq!(is_for, expected, "{address:?}");
+            let mapped = words(Ipv4Addr::from(address).to_ipv6_mapped());
+            assert_eq!(is_call_for_metadata_v6(&mapped), expected, "{address:?}");
+        }
+        for (address, expected) in [
+            ("fd00:ec2::254", true),
+            ("fd00:ec2::253", false),
+            ("fd00:ec2:0:1::254", false),
+            // Compatible addresses are no way to IPv4.
+            ("::169.254.169.254", false),
+            ("::fffe:a9fe:a9fe", false),
+            ("64:ff9b::169.254.169.254", false),
+            ("::1", false),
+        ] {
+            let address: Ipv6Addr = address.parse().unwrap();
+            assert_eq!(
+                is_call_for_metadata_v6(&words(address)),
+                expected,
+                "{address}"
+            );
         }
     }
 }

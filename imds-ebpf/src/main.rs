@@ -9,6 +9,7 @@
 mod maps;
 mod packet;
 mod programs {
+    mod host_access;
     mod port_ingress;
     mod responder_ingress;
     mod uplink_egress;

@@ -8,6 +8,7 @@ use imds_ebpf::abi::{
     counter::{COUNTERS_MAX, Counter},
     device::RESPONDER_DEVICES_MAX,
     guard::GUARDED_MAX,
+    host_access::{ALLOWED_MAX, REFUSED_MAX},
     link_header::{LinkHeader, LinkMemory},
     owner::Owner,
     port::{PORTS_MAX, SlotEntry},
@@ -54,6 +55,20 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 
 /// the daemon, which removes interfaces that are gone.
 #[map]
 static GUARDED: LruPerCpuHashMap<u32, u64> = LruPerCpuHashMap::with_max_entries(GUARDED_MAX, 0);
+
+/// The kernel's cookie of the host's network namespace, at 0: `host_access` is attached where processes of other hosts and
+/// of guests are seen, too. Written by the daemon before it attaches; 0 is no namespace's.
+#[map]
+static HOST: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Id of a cgroup whose processes, and those of the cgroups below, may call the host's own metadata service. Written by the
+/// daemon. When it is full a further cgroup is refused.
+#[map]
+static ALLOWED: HashMap<u64, u32> = HashMap::with_max_entries(ALLOWED_MAX, 0);
+
+/// Id of a cgroup → how many calls of its processes were refused. Written by `host_access`, read by the daemon.
+#[map]
+static REFUSED: LruPerCpuHashMap<u64, u64> = LruPerCpuHashMap::with_max_entries(REFUSED_MAX, 0);
 
 /// The host's end of the veth pair into the responder's namespace, while there is one.
 #[inline(always)]
@@ -117,7 +132,8 @@ pub(crate) fn count(counter: Counter) {
     let Some(count) = COUNTERS.get_ptr_mut(counter as u32) else {
         return;
     };
-    // SAFETY: the element is this CPU's own, and a program is not preempted by another of its kind on one CPU.
+    // SAFETY: the element is this CPU's own, and a program on packets is not preempted by another on one CPU; one on
+    // system calls is, which may cost a count and nothing else.
     unsafe { *count += 1 };
 }
 
@@ -131,4 +147,32 @@ pub(crate) fn count_guarded(ingress_ifindex: u32) {
     }
     // Refused only where the kernel has no memory: the packet is dropped all the same.
     GUARDED.insert(ingress_ifindex, 1, 0).ok();
+}
+
+/// Whether a network namespace is the host's.
+#[inline(always)]
+pub(crate) fn is_host(netns_cookie: u64) -> bool {
+    HOST.get(0).is_some_and(|host| *host == netns_cookie)
+}
+
+/// Whether the operator named this cgroup as one that may call the host's own metadata service.
+#[inline(always)]
+pub(crate) fn is_allowed(cgroup: u64) -> bool {
+    // SAFETY: only whether there is a value is of interest, not the value.
+    unsafe { ALLOWED.get(cgroup) }.is_some()
+}
+
+/// Counts one call that was refused, by the cgroup of the caller. Programs on system calls can be preempted, unlike those
+/// on packets, and the language has no atomic addition for this target: where a refused caller interrupts another in the
+/// midst of this, one of the two may go uncounted.
+#[inline(always)]
+pub(crate) fn count_refused(cgroup: u64) {
+    count(Counter::HostRefused);
+    if let Some(count) = REFUSED.get_ptr_mut(cgroup) {
+        // SAFETY: the element is this CPU's own, and the map keeps it while the program runs.
+        unsafe { *count += 1 };
+        return;
+    }
+    // Refused only where the kernel has no memory: the call is refused all the same.
+    REFUSED.insert(cgroup, 1, 0).ok();
 }

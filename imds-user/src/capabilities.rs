@@ -31,7 +31,7 @@ pub const NEEDED: [Needed; 9] = [
     // Makes and enters network namespaces, mounts their names and bpffs; loads programs and makes maps, for which CAP_BPF
     // and CAP_PERFMON would do if this were not needed anyway.
     vital(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
-    // Interfaces, routes, filters, settings of namespaces.
+    // Interfaces, routes, filters, settings of namespaces; programs on calls of processes.
     vital(CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
     // Listens on port 80 in the responder's namespace.
     vital(CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"),
@@ -45,6 +45,33 @@ pub const NEEDED: [Needed; 9] = [
     useful(CapabilitySet::SYS_RESOURCE, "CAP_SYS_RESOURCE"),
     // What the configuration names is read, whoever owns it.
     useful(CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+];
+
+/// What the launcher keeps. A guest gets none of it: what its root may do it may do as a user of its own namespaces, which
+/// begin with every right over themselves (`set_cred_user_ns` in the kernel's kernel/user_namespace.c).
+pub const NEEDED_TO_LAUNCH: [Needed; 13] = [
+    // Makes namespaces, mounts a guest's file system, names its network.
+    vital(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+    // A guest's cable.
+    vital(CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+    // Says which users of the host a guest's users are.
+    vital(CapabilitySet::SETUID, "CAP_SETUID"),
+    vital(CapabilitySet::SETGID, "CAP_SETGID"),
+    // Opens the namespaces of a guest's first process, which says that nobody may look into it.
+    vital(CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+    // Ends it: it is another user's process.
+    vital(CapabilitySet::KILL, "CAP_KILL"),
+    // Gives up the others.
+    vital(CapabilitySet::SETPCAP, "CAP_SETPCAP"),
+    // Fills a guest's file system with files that are the guest's.
+    vital(CapabilitySet::CHOWN, "CAP_CHOWN"),
+    vital(CapabilitySet::FOWNER, "CAP_FOWNER"),
+    vital(CapabilitySet::FSETID, "CAP_FSETID"),
+    vital(CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+    // Enters mount namespaces.
+    vital(CapabilitySet::SYS_CHROOT, "CAP_SYS_CHROOT"),
+    // Has a guest's first process be the last to go when memory is short.
+    useful(CapabilitySet::SYS_RESOURCE, "CAP_SYS_RESOURCE"),
 ];
 
 const fn vital(set: CapabilitySet, name: &'static str) -> Needed {
@@ -68,7 +95,19 @@ const fn useful(set: CapabilitySet, name: &'static str) -> Needed {
 /// # Errors
 /// When the kernel refuses.
 pub fn keep_needed() -> std::io::Result<()> {
-    let needed = NEEDED
+    keep(&NEEDED)
+}
+
+/// As [`keep_needed`], for the launcher.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn keep_needed_to_launch() -> std::io::Result<()> {
+    keep(&NEEDED_TO_LAUNCH)
+}
+
+fn keep(needed: &[Needed]) -> std::io::Result<()> {
+    let needed = needed
         .iter()
         .fold(CapabilitySet::empty(), |all, one| all | one.set);
     clear_ambient_capability_set()?;

@@ -6,9 +6,13 @@
 mod admit;
 mod commands;
 mod control_api;
+mod error;
 mod follow;
 mod following;
+mod host_access;
 mod records;
+mod report;
+mod served;
 mod uplinks;
 
 use std::{
@@ -27,13 +31,9 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    api::{server::DoorError, tls::TlsError},
     capabilities,
-    config::{ConfigError, Guard, Guest, Origin, PortBy, Settings},
-    control::{
-        self, CredentialStatus, DaemonStatus, PortStatus, ResponderStatus, StatusReport,
-        server::Question,
-    },
+    config::{Guard, Guest, Settings},
+    control::{self, server::Question},
     credentials::{CredentialSource, Keeper},
     dataplane::{DataPlane, DataPlaneError, Port, load::KernelLog, pins::Pins},
     discovery::{
@@ -41,34 +41,33 @@ use crate::{
         source::{Snapshot, Sources},
     },
     identity::signer::Signer,
-    instance::{Host, Instance, Limits, Published, TokenUse, UnixMillis, UnixSeconds},
-    life::{Life, Lives, State},
+    instance::{Host, UnixMillis, UnixSeconds},
+    life::{Lives, State},
     memory,
     netns::{
         self, NetNs,
-        link::{LinkError, Links},
+        link::Links,
         watch::{Change, Watch},
     },
     responder::{
         self,
         found::{self, Found},
         listeners,
-        namespace::{NamespaceError, ResponderNamespace},
-        protocol::Counters,
+        namespace::ResponderNamespace,
         supervisor::{Responder, ResponderError, Start, Started, Update},
     },
     service_manager::{self, Watchdog},
-    state::{StateDir, StateError},
-    store::{
-        self, CommitError, Store, StoreError, View,
-        apply::{ApplyError, Precedence},
-    },
+    state::StateDir,
+    store::{self, Store, View, apply::Precedence},
     teardown,
 };
 pub use control_api::ApiOptions;
 use control_api::ControlApi;
+pub use error::DaemonError;
 use following::Following;
+use host_access::Restriction;
 use records::Pending;
+use served::Served;
 
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
@@ -87,80 +86,6 @@ pub struct Options {
     pub notification_bytes: Option<usize>,
     /// Where AWS's tools reach the control API.
     pub api: Option<ApiOptions>,
-}
-
-/// Why the daemon did not start or could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// Not root.
-    #[error("only root can load programs and make namespaces: run it with sudo")]
-    NotRoot,
-    /// The kernel was built without type information.
-    #[error(
-        "this kernel has no BTF ({BTF}): boot one with CONFIG_DEBUG_INFO_BTF=y, as every current distribution has it"
-    )]
-    NoBtf,
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A port's interface is not there.
-    #[error(
-        "interface {port} of instance {instance} is not there: make it first, or correct `port` in the configuration (`ip -br link` lists what is there)"
-    )]
-    NoInterface {
-        /// The interface.
-        port: String,
-        /// The instance's name.
-        instance: String,
-    },
-    /// A port's interface cannot be a port.
-    #[error("interface {port} cannot be the port of instance {instance}: {why}")]
-    NotAPort {
-        /// The interface.
-        port: String,
-        /// The instance's name.
-        instance: String,
-        /// What is in the way.
-        why: String,
-    },
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Programs, maps or filters.
-    #[error(transparent)]
-    DataPlane(#[from] DataPlaneError),
-    /// The responder's namespace.
-    #[error(transparent)]
-    Namespace(#[from] NamespaceError),
-    /// The responder.
-    #[error(transparent)]
-    Responder(#[from] ResponderError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What was to be kept was changed by somebody else meanwhile.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// The configuration does not fit the instances of others.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The control API cannot be where it is to be.
-    #[error(transparent)]
-    Door(#[from] DoorError),
-    /// The certificate of the control API.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The interfaces could not be listed.
-    #[error(transparent)]
-    Links(#[from] LinkError),
-    /// Something else of the system.
-    #[error("{what}: {cause}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        cause: io::Error,
-    },
 }
 
 /// Where the kernel shows its type information. The programs carry theirs, and a kernel that cannot read it is older or
@@ -188,6 +113,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         what: "give up capabilities",
         cause,
     })?;
+    // Before anything is started that would inherit them.
+    let kept = service_manager::kept_listeners().map_err(|cause| DaemonError::System {
+        what: "take what the service manager has kept",
+        cause,
+    })?;
     let signals = Signals::install()?;
     let state = StateDir::open(&options.state_dir)?;
     let (store, lives, admitted) = records::open(&state).await?;
@@ -196,9 +126,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let Settings {
         host,
         guard,
+        host_access,
         guests,
         discovery,
     } = reading.settings;
+    let restriction = Restriction::prepare(host_access)?;
     let control_api = ControlApi::open(&state, &store, &host, options.api.as_ref()).await?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
@@ -224,9 +156,11 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         control_api,
         records,
         is_file_kept,
+        kept,
         cookie,
         host,
         guard,
+        restriction,
         lives,
         following,
         sources,
@@ -236,7 +170,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     if served.is_err() && is_first && !is_ready {
         // The first error is the one to report.
         if let Err(error) = teardown::remove(&state, cookie).await {
-            tracing::error!("remove what was made: {error}");
+            tracing::error!("remove what was made: {}", whole(&error));
         }
     }
     served
@@ -254,10 +188,13 @@ struct StartOf<'a> {
     records: store::Watch,
     /// Whether it has what the configuration file says.
     is_file_kept: bool,
+    /// The listening sockets that the service manager has kept.
+    kept: Option<[TcpListener; 2]>,
     /// The kernel's number for the host's namespace.
     cookie: u64,
     host: Host,
     guard: Guard,
+    restriction: Option<Restriction>,
     lives: Lives,
     following: Following,
     sources: Sources,
@@ -306,6 +243,10 @@ struct Daemon {
     links: Links,
     host: Host,
     guard: Guard,
+    /// Of the host's processes, if there is to be one.
+    restriction: Option<Restriction>,
+    /// The kernel's number for the host's namespace.
+    cookie: u64,
     /// What commands did to instances. The state directory holds the same.
     lives: Lives,
     credentials: Keeper,
@@ -317,22 +258,6 @@ struct Daemon {
     served: BTreeMap<String, Served>,
     /// What keeps other daemons' hands off this namespace's filters, if they had not been there first.
     claim: Option<netns::Claim>,
-}
-
-/// A guest that is served, or would be if its machine were not stopped and its interface were there.
-struct Served {
-    name: Box<str>,
-    /// How its port is found.
-    by: PortBy,
-    origin: Origin,
-    port: Port,
-    /// None while it is stopped: its port drops then; and while it has none.
-    slot: Option<u32>,
-    /// Where its credentials come from, if from elsewhere.
-    credential_source: Option<CredentialSource>,
-    state: Arc<Published>,
-    /// What the configuration says of it, where its life made it another.
-    configured: Option<Box<Instance>>,
 }
 
 impl Daemon {
@@ -349,9 +274,11 @@ impl Daemon {
             control_api,
             records,
             is_file_kept,
+            kept,
             cookie,
             host,
             guard,
+            mut restriction,
             mut lives,
             following,
             sources: told_by,
@@ -379,6 +306,7 @@ impl Daemon {
         let watch = open_watch(&options)?;
         let links = following.links.clone();
         uplinks::guard_exactly(&mut dataplane, &links, &guard).await?;
+        host_access::enforce(&mut dataplane, &mut restriction, cookie)?;
 
         let mut update = Update {
             host: Some(host.clone()),
@@ -392,7 +320,7 @@ impl Daemon {
         let mut found = found::find(&state.responders())
             .await
             .map_err(responder_error("find"))?;
-        let listeners = listeners_of(&namespace, &mut found).await?;
+        let listeners = listeners_of(&namespace, kept, &mut found).await?;
         service_manager::keep_listeners(&listeners);
         let start = Start {
             listeners,
@@ -429,6 +357,8 @@ impl Daemon {
             links,
             host,
             guard,
+            restriction,
+            cookie,
             lives,
             credentials,
             following,
@@ -480,13 +410,18 @@ impl Daemon {
                 Some(question) = questions.recv() => self.answer(state, question).await,
                 () = commands::due(self.lives.next_due()) => {
                     if let Err(error) = self.fall_due().await {
-                        tracing::error!("planned changes: {error}");
+                        tracing::error!("planned changes: {}", whole(&error));
                     }
                 }
                 () = watchdog.sign() => {}
                 changes = records::heard(&mut self.records) => {
                     if let Err(error) = self.hear_of_records(state, changes).await {
-                        tracing::error!("instances that others changed: {error}");
+                        tracing::error!("instances that others changed: {}", whole(&error));
+                    }
+                }
+                () = host_access::changed(&mut self.restriction) => {
+                    if let Err(error) = self.follow_cgroups() {
+                        tracing::error!("follow cgroups: {error}");
                     }
                 }
                 () = self.credentials.changed() => self.renew_credentials().await?,
@@ -494,25 +429,35 @@ impl Daemon {
                     let changes = match changes {
                         Ok(changes) => changes,
                         Err(error) => {
-                            tracing::error!("follow interfaces and routes: {error}");
+                            tracing::error!("follow interfaces and routes: {}", whole(&error));
                             self.watch = open_watch(&self.options)?;
                             vec![Change::Anything]
                         }
                     };
-                    may_be_anything |= changes.contains(&Change::Anything);
-                    self.note(&changes).await?;
+                    if changes.contains(&Change::Anything) {
+                        self.following.n_lost += 1;
+                        may_be_anything = true;
+                    }
+                    if let Err(error) = self.note(&changes).await {
+                        tracing::error!("follow interfaces and routes: {}", whole(&error));
+                        // The next look makes up for it.
+                        may_be_anything = true;
+                    }
                     look_due = Some(look_due.map_or(rested, |due: Instant| due.min(rested)));
                 }
                 snapshot = self.sources.next() => {
                     if let Err(error) = self.hear(snapshot).await {
-                        tracing::error!("guests that turned up: {error}");
+                        tracing::error!("guests that turned up: {}", whole(&error));
                     }
                 }
                 () = until(look_due) => {
                     let begin = Instant::now();
-                    if let Err(error) = self.follow(std::mem::take(&mut may_be_anything)).await {
-                        tracing::error!("follow interfaces and routes: {error}");
-                        self.following.is_unsettled = true;
+                    match self.follow(may_be_anything).await {
+                        Ok(()) => may_be_anything = false,
+                        Err(error) => {
+                            tracing::error!("follow interfaces and routes: {}", whole(&error));
+                            self.following.is_unsettled = true;
+                        }
                     }
                     let looked = Instant::now();
                     rested = looked + REST_BETWEEN_LOOKS.max(looked - begin);
@@ -531,7 +476,7 @@ impl Daemon {
         notify(&[sd_notify::NotifyState::Reloading]);
         match self.try_reload(state).await {
             Ok(()) => tracing::info!("reloaded: serving {} guests", self.served.len()),
-            Err(error) => tracing::error!("reload: {error}"),
+            Err(error) => tracing::error!("reload: {}", whole(&error)),
         }
         notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -550,6 +495,7 @@ impl Daemon {
         pending: Pending,
         must_be_kept: bool,
     ) -> Result<(), DaemonError> {
+        let mut restriction = Restriction::prepare(settings.host_access)?;
         let is_other_docker = settings.discovery.docker != self.following.discovery.docker;
         let snapshot = if is_other_docker {
             Snapshot::default()
@@ -594,6 +540,8 @@ impl Daemon {
         }
         uplinks::guard_exactly(&mut self.dataplane, &self.links, &settings.guard).await?;
         self.guard = settings.guard;
+        host_access::enforce(&mut self.dataplane, &mut restriction, self.cookie)?;
+        self.restriction = restriction;
         self.apply(settings.host, wanted).await?;
         self.note_applied().await;
         Ok(())
@@ -659,11 +607,20 @@ impl Daemon {
             .map(|(name, _)| name.clone())
             .collect();
         let mut left = Vec::new();
-        for port in &unwanted {
-            self.dataplane.stop_port(port)?;
-            if let Some(guest) = self.served.remove(port) {
+        for key in &unwanted {
+            // Its own name, unless it stepped aside for another guest, whose port that is now.
+            let is_aside = self
+                .served
+                .get(key)
+                .is_some_and(|guest| guest.port.name != *key);
+            if !is_aside {
+                self.dataplane.stop_port(key)?;
+            }
+            if let Some(guest) = self.served.remove(key) {
                 update.remove.extend(guest.slot);
-                left.push(guest.port);
+                if !is_aside {
+                    left.push(guest.port);
+                }
             }
         }
         Ok(left)
@@ -775,180 +732,21 @@ impl Daemon {
         // The client may have gone.
         question.answer.send(answer).ok();
     }
-
-    async fn report(&self) -> Result<StatusReport, DaemonError> {
-        let counters = self.responder.counters().await?;
-        let packets = self.dataplane.counters()?;
-        let (drops, packets) = packets
-            .into_iter()
-            .partition::<Vec<_>, _>(|(counter, _)| counter.is_drop());
-        let named = |counted: Vec<(crate::dataplane::Counter, u64)>| {
-            counted
-                .into_iter()
-                .map(|(counter, count)| (counter.name().to_owned(), count))
-                .collect()
-        };
-        let responder = self.responder.status();
-        Ok(StatusReport {
-            daemon: DaemonStatus {
-                pid: std::process::id(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                started_unix_seconds: self.started.0,
-                config: self.options.config.display().to_string(),
-            },
-            responder: ResponderStatus {
-                pid: responder.pid,
-                restarts: responder.restarts,
-                failed_starts: responder.failed_starts,
-                workers: self.workers.into(),
-            },
-            ports: self
-                .served
-                .values()
-                .map(|guest| {
-                    let counters = guest.slot.and_then(|slot| counters.get(&slot));
-                    let life = self.lives.of(guest.state.instance.id);
-                    guest.report(counters, life, &self.credentials)
-                })
-                .collect(),
-            guard: self.guard_report().await?,
-            discovery: self
-                .following
-                .report(&self.served, &self.options.state_dir)
-                .await?,
-            drops: named(drops),
-            packets: named(packets),
-        })
-    }
-}
-
-impl Served {
-    /// A guest without a slot.
-    fn new(guest: Guest, port: Port, life: &Life, at: UnixSeconds) -> Self {
-        let Guest {
-            name,
-            port: by,
-            origin,
-            limits,
-            credential_source,
-            instance: configured,
-            said: _,
-        } = guest;
-        let instance = life.over(&configured);
-        let is_other = instance != configured;
-        Self {
-            name,
-            by,
-            origin,
-            port,
-            slot: None,
-            credential_source,
-            state: Arc::new(Published {
-                at,
-                limits,
-                instance,
-            }),
-            configured: is_other.then(|| Box::new(configured)),
-        }
-    }
-
-    /// Takes on what the configuration and its life now make of it; whether that is anything new.
-    fn renew(
-        &mut self,
-        configured: Instance,
-        life: &Life,
-        limits: Limits,
-        at: UnixSeconds,
-    ) -> bool {
-        let instance = life.over(&configured);
-        let is_new = self.state.limits != limits || self.state.instance != instance;
-        self.configured = (instance != configured).then(|| Box::new(configured));
-        if is_new {
-            self.state = Arc::new(Published {
-                at,
-                limits,
-                instance,
-            });
-        }
-        is_new
-    }
-
-    /// Tells it the same again, as something new.
-    fn republish(&mut self, at: UnixSeconds) {
-        let same = Published::clone(&self.state);
-        self.state = Arc::new(Published { at, ..same });
-    }
-
-    /// What the configuration says of it.
-    fn configured(&self) -> &Instance {
-        self.configured.as_deref().unwrap_or(&self.state.instance)
-    }
-
-    /// Whether this is the same guest on the same interface, whatever changed in its metadata. An interface that was made
-    /// anew under the old name is another one.
-    fn is_still(&self, (guest, port): &(Guest, Port)) -> bool {
-        self.port == *port && self.state.instance.id == guest.instance.id
-    }
-
-    fn report(&self, counters: Option<&Counters>, life: &Life, credentials: &Keeper) -> PortStatus {
-        let counters = counters.copied().unwrap_or_default();
-        let instance = &self.state.instance;
-        PortStatus {
-            port: self.port.name.clone(),
-            ifindex: self.port.ifindex,
-            slot: self.slot,
-            state: match (self.slot, life.state()) {
-                (Some(_), _) => State::Running.as_str(),
-                (None, State::Stopped) => State::Stopped.as_str(),
-                (None, State::Running) => WAITING,
-            }
-            .to_owned(),
-            instance_id: instance.id.as_str().to_owned(),
-            name: self.name.to_string(),
-            http_tokens: match instance.options.http_tokens {
-                TokenUse::Optional => "optional",
-                TokenUse::Required => "required",
-            }
-            .to_owned(),
-            requests: counters.requests,
-            tokens_issued: counters.tokens_issued,
-            no_token: counters.no_token,
-            no_token_rejected: counters.no_token_rejected,
-            throttled: counters.throttled,
-            connections: counters.connections,
-            credentials: self.credential_status(credentials),
-        }
-    }
-
-    fn credential_status(&self, credentials: &Keeper) -> Option<CredentialStatus> {
-        let role = self.state.instance.role.as_deref()?;
-        let Some(source) = &self.credential_source else {
-            return Some(CredentialStatus::of_given(role));
-        };
-        let status = credentials.status(source)?;
-        Some(CredentialStatus {
-            role: role.name.to_string(),
-            kind: source.kind().to_owned(),
-            source: Some(source.to_string()),
-            state: status.state.to_owned(),
-            expires_unix_seconds: status.expiration.map(|at| at.0),
-            last_error: status.error.as_deref().map(str::to_owned),
-        })
-    }
 }
 
 /// The listening sockets that earlier daemons have handed on, or new ones.
 async fn listeners_of(
     namespace: &ResponderNamespace,
+    kept: Option<[TcpListener; 2]>,
     found: &mut Vec<Found>,
 ) -> Result<[TcpListener; 2], DaemonError> {
     let inode = namespace.netns.inode();
-    let kept = service_manager::kept_listeners().map_err(|cause| DaemonError::System {
-        what: "take what the service manager has kept",
-        cause,
-    })?;
     // Better than what a responder hands over: nobody could touch it who parses what guests send.
     let kept = kept.filter(|kept| listeners::namespace_of(kept) == Some(inode));
+    if kept.is_none() {
+        // Those of a namespace that is gone, which would be handed out instead of ours the next time.
+        service_manager::forget_listeners();
+    }
     let handed_on = kept.or_else(|| found.iter_mut().find_map(|one| one.take_listeners(inode)));
     if let Some(listeners) = handed_on {
         return Ok(listeners);
@@ -1007,8 +805,12 @@ fn claim_filters() -> Result<Option<netns::Claim>, DaemonError> {
     Ok(claim)
 }
 
-/// The state of an instance that runs and has no interface.
-const WAITING: &str = "waiting";
+/// An error and its causes, in one line.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
+}
 
 /// The port of a guest whose interface is not there: no interface has index 0.
 fn absent(name: String) -> Port {

@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod capabilities;
+pub mod cgroups;
 pub mod config;
 pub mod control;
 pub mod credentials;
@@ -20,10 +21,12 @@ pub mod http;
 pub mod identity;
 pub mod instance;
 pub mod lab;
+pub mod launch;
 pub mod life;
 pub mod memory;
 pub mod metadata;
 pub mod netns;
+pub mod process;
 pub mod responder;
 pub mod service_manager;
 pub mod state;

@@ -49,6 +49,11 @@ pub fn kept_listeners() -> io::Result<Option<[TcpListener; 2]>> {
     Ok(v4.zip(v6).map(<[TcpListener; 2]>::from))
 }
 
+/// Says that this process does what it is for.
+pub fn ready() {
+    note(sd_notify::notify(&[NotifyState::Ready]));
+}
+
 /// The signs of life that the service manager asked for.
 #[derive(Debug)]
 pub struct Watchdog(Option<Interval>);

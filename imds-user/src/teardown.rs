@@ -1,4 +1,5 @@
-//! Takes away what daemons leave in the kernel: filters, pinned maps and programs, the responder's namespace.
+//! Takes away what daemons leave in the kernel: filters, pinned maps and programs, the responder's namespace, and guests
+//! that were launched.
 //!
 //! A daemon that ends leaves all of it, closed. This is for hosts that shall have no imds any more, and for what a first
 //! start had made before it failed. The state directory itself stays.
@@ -13,6 +14,7 @@ use crate::dataplane::{
     load::PORT_INGRESS,
     pins::{self, Left},
 };
+use crate::launch::{self, LaunchError};
 use crate::netns::{self, NetNs, NetNsError};
 use crate::responder::namespace::{NamespaceError, ResponderNamespace};
 use crate::responder::{self, orphan};
@@ -24,6 +26,9 @@ pub enum DownError {
     /// A daemon runs.
     #[error("the daemon with the state directory {} runs: stop it first", .0.display())]
     Running(PathBuf),
+    /// Guests that were launched.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -101,6 +106,7 @@ pub async fn remove_all_but_filters(state_dir: &Path) -> Result<(), DownError> {
     let Some(state) = held(state_dir)? else {
         return Ok(());
     };
+    launch::launchers::remove_all(state.path()).await?;
     remove_lasting(&state).await
 }
 
@@ -110,6 +116,8 @@ pub async fn remove_all_but_filters(state_dir: &Path) -> Result<(), DownError> {
 /// When the kernel refuses.
 pub async fn remove(state: &StateDir, cookie: u64) -> Result<(), DownError> {
     let filters = own_filters(state, cookie)?;
+    // Guests of our own are of no use without us, and would be the only ones who saw what follows.
+    launch::launchers::remove_all(state.path()).await?;
     // The responder first, so that guests hear of the end of their connections while there is a way for it. Then ports,
     // while what leaves by uplinks is still guarded.
     end_responders(state).await?;
@@ -181,7 +189,10 @@ fn look(state: &StateDir, cookie: u64) -> Result<Found, DownError> {
     Ok(Found {
         n_ports: own_filters(state, cookie)?.iter().filter(is_port).count(),
         is_elsewhere: left == Left::Elsewhere,
-        is_anything: left != Left::Nothing || NetNs::exists(&name) || state.responders().exists(),
+        is_anything: left != Left::Nothing
+            || NetNs::exists(&name)
+            || state.responders().exists()
+            || launch::plan::guests_in(state.path()).exists(),
     })
 }
 

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::jail::Jail;
 use crate::namespace::Namespace;
+use crate::patience::patience;
 use crate::process::{eventually, is_alive};
 use crate::service_manager::{FdStore, receive};
 
@@ -50,6 +51,12 @@ pub(crate) struct Start {
 
 impl Daemon {
     pub(crate) fn start(namespace: &Namespace, start: Start) -> Self {
+        let started = Self::try_start(namespace, start);
+        started.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Starts it, or ends it and says why it did not become ready.
+    pub(crate) fn try_start(namespace: &Namespace, start: Start) -> Result<Self, String> {
         let notify_path = start.notify.as_path();
         let log = notify_path.with_extension("log");
         if notify_path.exists() {
@@ -73,9 +80,9 @@ impl Daemon {
             store: start.store,
             ready_after: Duration::ZERO,
         };
-        daemon.wait_for("READY=1");
+        daemon.try_wait_for("READY=1")?;
         daemon.ready_after = started.elapsed();
-        daemon
+        Ok(daemon)
     }
 
     pub(crate) fn start_and_kill(namespace: &Namespace, start: &Start, after: Duration) {
@@ -177,33 +184,46 @@ impl Daemon {
     }
 
     fn wait_for(&mut self, message: &str) {
-        let deadline = Instant::now() + READY_WITHIN;
+        if let Err(why) = self.try_wait_for(message) {
+            panic!("{why}");
+        }
+    }
+
+    fn try_wait_for(&mut self, message: &str) -> Result<(), String> {
+        let within = patience(READY_WITHIN);
+        let deadline = Instant::now() + within;
         self.notify
             .set_read_timeout(Some(Duration::from_millis(100)))
             .expect("a socket takes a time-out");
         while Instant::now() < deadline {
             match receive(&self.notify, self.store.as_ref()) {
-                Ok(text) if text.lines().any(|line| line == message) => return,
+                Ok(text) if text.lines().any(|line| line == message) => return Ok(()),
                 Ok(_) => {}
-                Err(error) if crate::http::is_timeout(&error) => self.assert_running(),
+                Err(error) if crate::http::is_timeout(&error) => {
+                    if let Some(status) = self.ended() {
+                        let log = self.log();
+                        return Err(format!("the daemon ended with {status}; its log:\n{log}"));
+                    }
+                }
                 Err(error) => panic!("notification socket: {error}"),
             }
         }
-        panic!(
-            "no {message} within {READY_WITHIN:?}; the daemon's log:\n{}",
+        Err(format!(
+            "no {message} within {within:?}; the daemon's log:\n{}",
             self.log()
-        );
+        ))
     }
 
-    fn assert_running(&mut self) {
-        let ended = self.child.try_wait().expect("a child can be waited for");
-        if let Some(status) = ended {
-            panic!("the daemon ended with {status}; its log:\n{}", self.log());
-        }
+    /// How it ended, if it did.
+    ///
+    /// # Panics
+    /// Never: a child can be waited for.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
     }
 
     fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + patience(within);
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return Some(status);

@@ -107,6 +107,20 @@ impl Docker {
     /// Makes an image of this name with busybox in it, and these labels.
     #[must_use]
     pub fn import(&self, name: &str, labels: &[&str]) -> Output {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|label| format!("LABEL {label}"))
+            .collect();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        self.import_with(name, &labels)
+    }
+
+    /// Makes an image of this name with busybox in it, and what these lines of a Dockerfile say.
+    ///
+    /// # Panics
+    /// When it cannot be put together.
+    #[must_use]
+    pub fn import_with(&self, name: &str, lines: &[&str]) -> Output {
         let root = self.dir.path().join("image");
         let archive = self.dir.path().join("image.tar");
         let bin = root.join("bin");
@@ -119,13 +133,9 @@ impl Docker {
             let tar = ["tar", "-C", text(&root), "-cf", text(&archive), "."];
             assert!(run(&tar).status.success(), "tar");
         }
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|label| format!("LABEL {label}"))
-            .collect();
         let mut args = vec!["import"];
-        for label in &labels {
-            args.extend(["--change", label]);
+        for line in lines {
+            args.extend(["--change", line]);
         }
         args.extend([text(&archive), name]);
         self.docker(&args)
@@ -155,6 +165,12 @@ impl Docker {
         let output = self.docker(&args);
         assert!(output.status.success(), "docker {line}: {output:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// The folder of the command `docker`.
+    #[must_use]
+    pub fn commands(&self) -> PathBuf {
+        self.tools.join("usr/bin")
     }
 
     /// Where it listens.

@@ -457,7 +457,7 @@ impl Guest {
 }
 
 /// An instance id made from a name: the same on every run, different for different names.
-fn id_of(name: &str) -> String {
+pub(crate) fn id_of(name: &str) -> String {
     // FNV-1a; an id has 17 hexadecimal digits, one more than 64 bits.
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -15,10 +15,12 @@ use tempfile::TempDir;
 
 use crate::binary::imds_path;
 use crate::daemon::{Daemon, Start};
+use crate::disk::Disk;
 use crate::guest::GuestBuilder;
 use crate::instance::InstanceText;
 use crate::jail::Jail;
 use crate::namespace::Namespace;
+use crate::patience::patience;
 use crate::process::{children_of, eventually, is_alive, run};
 use crate::service_manager::FdStore;
 use crate::skip::{has_command, needs_root};
@@ -41,6 +43,8 @@ const BRIDGE_MAC: &str = "02:62:72:00:00:01";
 /// A test host.
 pub struct Host {
     namespace: Namespace,
+    /// Goes before the directory that it is mounted in.
+    state_disk: Option<Disk>,
     dir: TempDir,
     host_table: String,
     environment: Vec<(String, String)>,
@@ -73,6 +77,7 @@ impl Host {
         let host_table = format!("{HOST_TABLE}{NO_LIMITS}");
         Some(Self {
             namespace,
+            state_disk: None,
             dir,
             host_table,
             environment: Vec::new(),
@@ -134,6 +139,11 @@ impl Host {
         self
     }
 
+    /// Where its daemon lives, if not where the tests do.
+    pub(crate) fn jail(&self) -> Option<&Jail> {
+        self.jail.as_deref()
+    }
+
     /// Has the seed of everything made up fixed, so that it is the same in every run.
     ///
     /// # Panics
@@ -145,6 +155,25 @@ impl Host {
         fs::write(self.state_dir().join("installation.json"), INSTALLATION)
             .expect("the state directory takes a file");
         self
+    }
+
+    /// Has the state directory on a small disk of its own, which the test can fill.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn small_state_disk(&mut self) -> &mut Self {
+        fs::create_dir_all(self.state_dir()).expect("the temporary directory takes a folder");
+        self.state_disk = Some(Disk::mount(&self.state_dir()));
+        self
+    }
+
+    /// The small disk.
+    ///
+    /// # Panics
+    /// When [`Host::small_state_disk`] was not called.
+    #[must_use]
+    pub fn state_disk(&self) -> &Disk {
+        self.state_disk.as_ref().expect("there is a small disk")
     }
 
     /// Turns the strict reverse path filter on, for interfaces there are and will be.
@@ -267,6 +296,20 @@ impl Host {
         Daemon::start(&self.namespace, start)
     }
 
+    /// Starts the daemon from a binary under a service manager, or says why it did not become ready.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time; with its log.
+    pub fn try_start(&self, binary: &Path, store: &FdStore) -> Result<Daemon, String> {
+        self.write_config();
+        let start = Start {
+            binary: binary.to_owned(),
+            store: Some(store.clone()),
+            ..self.what_to_start()
+        };
+        Daemon::try_start(&self.namespace, start)
+    }
+
     /// Starts the daemon and kills it so long afterwards, wherever it is by then. A responder is left to itself.
     pub fn start_and_kill(&self, after: Duration) {
         self.start_version_and_kill(&imds_path(), after);
@@ -372,6 +415,31 @@ impl Host {
         let mut args: Vec<&str> = line.split(' ').collect();
         args.extend(["--state-dir", text(&state_dir)]);
         self.imds(&args)
+    }
+
+    /// Starts a command of `imds` about this host's daemon and does not wait; its output can be had afterwards.
+    #[must_use]
+    pub fn spawn(&self, line: &str) -> Child {
+        let state_dir = self.state_dir();
+        let mut args: Vec<&str> = line.split(' ').collect();
+        args.extend(["--state-dir", text(&state_dir)]);
+        self.spawn_imds(&args)
+    }
+
+    /// Starts `imds` with arguments in the host's namespace and does not wait.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn_imds(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(imds_path());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = self.namespace.enter(|| command.spawn());
+        child.expect("the binary under test starts")
     }
 
     /// What `imds status --json` says.
@@ -488,7 +556,7 @@ fn ends_by_itself_within(strace: &mut Child, within: Duration) -> bool {
         let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0).nth(1) == Some(b"run")
     };
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + patience(within);
     let mut daemon = None;
     while Instant::now() < deadline {
         if strace

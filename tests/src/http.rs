@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::patience::patience;
+
 /// Bound on a connect. A connect that succeeds takes milliseconds; a lost SYN is sent again after one second.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Bound on one whole answer. Generous, because path MTU probing sits out several retransmissions.
@@ -112,7 +114,7 @@ impl Connection {
     /// # Errors
     /// Those of connect(2), and `TimedOut` after five seconds.
     pub fn open(to: Address) -> io::Result<Self> {
-        Self::open_within(to, CONNECT_WITHIN)
+        Self::open_within(to, patience(CONNECT_WITHIN))
     }
 
     /// As [`Connection::open`] with a bound of its own, for connects that are expected to fail.
@@ -138,12 +140,12 @@ impl Connection {
     pub fn open_from_port(from: SocketAddr, to: Address) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(to.socket()), Type::STREAM, None)?;
         socket.bind(&from.into())?;
-        socket.connect_timeout(&to.socket().into(), CONNECT_WITHIN)?;
+        socket.connect_timeout(&to.socket().into(), patience(CONNECT_WITHIN))?;
         Self::of(socket.into())
     }
 
     fn of(stream: TcpStream) -> io::Result<Self> {
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_write_timeout(Some(patience(ANSWER_WITHIN)))?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
@@ -161,8 +163,22 @@ impl Connection {
         path: &str,
         fields: &[(&str, &str)],
     ) -> io::Result<Response> {
+        self.exchange_within(method, path, fields, ANSWER_WITHIN)
+    }
+
+    /// As [`Connection::exchange`] with a bound of its own on the answer.
+    ///
+    /// # Errors
+    /// When the connection ends or nothing comes in time.
+    pub fn exchange_within(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        within: Duration,
+    ) -> io::Result<Response> {
         self.send(&request(method, path, fields))?;
-        self.receive_for(method)
+        self.receive_for(method, within)
     }
 
     /// As [`Connection::exchange`] for a request that has to be answered; keeps the connection open.
@@ -214,7 +230,7 @@ impl Connection {
     /// # Errors
     /// When the connection ends or nothing comes in time.
     pub fn receive(&mut self) -> io::Result<Response> {
-        self.receive_for("GET")
+        self.receive_for("GET", ANSWER_WITHIN)
     }
 
     /// Reads whatever comes within a time, for connections on which nothing is expected.
@@ -245,8 +261,8 @@ impl Connection {
             .expect("a connected socket has an address")
     }
 
-    fn receive_for(&mut self, method: &str) -> io::Result<Response> {
-        let deadline = Instant::now() + ANSWER_WITHIN;
+    fn receive_for(&mut self, method: &str, within: Duration) -> io::Result<Response> {
+        let deadline = Instant::now() + patience(within);
         let head_bytes = loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 break end + 4;

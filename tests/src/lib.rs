@@ -19,8 +19,11 @@
 //! What the machine lacks is a skip with a printed reason, never a silent success: see [`skip`].
 
 mod binary;
+mod cgroup;
+pub mod chaos;
 mod daemon;
 mod dhcp;
+mod disk;
 mod docker;
 pub mod fixture;
 mod frame;
@@ -31,14 +34,18 @@ mod host;
 mod http;
 mod instance;
 mod jail;
+mod launcher;
 mod load;
 mod namespace;
+mod patience;
 mod process;
 mod program;
 pub mod properties;
 mod random;
+pub mod records;
 mod service_manager;
 mod skip;
+mod small;
 mod sts;
 mod tap;
 mod trace;
@@ -48,8 +55,10 @@ mod vm;
 mod walk;
 
 pub use binary::{imds, imds_path};
+pub use cgroup::Cgroup;
 pub use daemon::Daemon;
 pub use dhcp::Dhcp;
+pub use disk::Disk;
 pub use docker::Docker;
 pub use frame::{Arp, Segment, TcpFrame, parse_arp, parse_tcp};
 pub use frames::Frames;
@@ -59,8 +68,10 @@ pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
 pub use jail::Jail;
+pub use launcher::{Launched, Launcher};
 pub use load::{Figures, Load};
 pub use namespace::Namespace;
+pub use patience::patience;
 pub use process::{
     ProcessStatus, allow_open_files, children_of, eventually, is_alive, memory_contains,
     network_of, program_exists, programs_of, responders_of, run, users_of_network,
@@ -69,6 +80,7 @@ pub use program::{ForeignProgram, TC_ACT_OK, TC_ACT_UNSPEC};
 pub use random::Random;
 pub use service_manager::FdStore;
 pub use skip::{has_command, needs_root, path_of, skip};
+pub use small::SmallDisk;
 pub use sts::{Identity, Sts, StsCall};
 pub use tap::{Tap, Tun};
 pub use trace::{Outcome, Tracee};

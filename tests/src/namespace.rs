@@ -53,6 +53,16 @@ impl Namespace {
         Self { file }
     }
 
+    /// Another handle on it.
+    ///
+    /// # Panics
+    /// When this process has no descriptor left.
+    #[must_use]
+    pub fn handle(&self) -> Self {
+        let file = self.file.try_clone().expect("a descriptor");
+        Self { file }
+    }
+
     /// Runs `act` in the namespace, on a thread of its own, and hands on its answer or its panic.
     ///
     /// Processes and sockets that `act` makes stay in the namespace.

@@ -13,15 +13,21 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 
-/// Runs a command to its end, 30 seconds at most, in the namespace of the calling thread.
+use crate::patience::patience;
+
+/// Bound on a command.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Runs a command to its end, 30 seconds at most on a usual machine, in the namespace of the calling thread.
 ///
 /// # Panics
 /// When the command cannot be started.
 #[must_use]
 pub fn run(argv: &[&str]) -> Output {
     // coreutils' timeout, because std has no wait with a deadline; `-k` for those that ignore SIGTERM.
+    let seconds_max = patience(ENDED_WITHIN).as_secs().to_string();
     Command::new("timeout")
-        .args(["-k", "2", "30"])
+        .args(["-k", "2", &seconds_max])
         .args(argv)
         .stdin(Stdio::null())
         .output()
@@ -40,13 +46,14 @@ pub fn allow_open_files(count: u64) {
     }
 }
 
-/// Polls until `question` has an answer, `within` at most.
+/// Polls until `question` has an answer, `within` at most on a usual machine.
 ///
 /// For what the kernel or another process does in its own time; the deadline is a bound, not a wait.
 ///
 /// # Panics
 /// When the time is over, naming `what` was waited for.
 pub fn eventually<T>(what: &str, within: Duration, mut question: impl FnMut() -> Option<T>) -> T {
+    let within = patience(within);
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = question() {

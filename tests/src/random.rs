@@ -28,6 +28,12 @@ impl Random {
             .ok()
             .and_then(|text| text.parse().ok())
             .unwrap_or(otherwise);
+        Self::of(seed)
+    }
+
+    /// That of one seed, whatever the environment says.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
         Self {
             seed,
             state: seed.into(),
@@ -53,6 +59,15 @@ impl Random {
     /// The next number below a bound.
     pub fn below(&self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
+    }
+
+    /// These, in an order of chance.
+    pub fn shuffled<T: Copy>(&self, all: &[T]) -> Vec<T> {
+        let mut order = all.to_vec();
+        for at in (1..order.len()).rev() {
+            order.swap(at, self.below(at + 1));
+        }
+        order
     }
 
     /// The next number from 0 up to 1.

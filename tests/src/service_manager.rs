@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::fstat;
 
 /// A file descriptor store, as systemd has one for each unit: full or empty, for one daemon after the other.
 #[derive(Clone, Default)]
@@ -22,9 +23,31 @@ impl FdStore {
         self.0.lock().expect("no test panics with it").clear();
     }
 
+    /// How many sockets it has.
+    ///
+    /// # Panics
+    /// As [`FdStore::discard`].
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.lock().expect("no test panics with it").len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What it has already it does not keep twice; what has the same name and is another it does.
     fn keep(&self, name: &str, descriptor: OwnedFd) {
+        let inode = |socket: &OwnedFd| fstat(socket).expect("it is open").st_ino;
         let mut kept = self.0.lock().expect("no test panics with it");
-        kept.push((name.to_owned(), descriptor));
+        if !kept
+            .iter()
+            .any(|(_, other)| inode(other) == inode(&descriptor))
+        {
+            kept.push((name.to_owned(), descriptor));
+        }
     }
 
     fn remove(&self, name: &str) {
@@ -37,6 +60,7 @@ impl FdStore {
     pub(crate) fn command(&self, binary: &Path) -> Command {
         let kept = self.0.lock().expect("no test panics with it");
         let [(first, v4), (second, v6)] = kept.as_slice() else {
+            assert!(kept.is_empty(), "two sockets or none, not {}", kept.len());
             return Command::new(binary);
         };
         let script = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
@@ -72,7 +96,6 @@ pub(crate) fn receive(socket: &UnixDatagram, store: Option<&FdStore>) -> io::Res
     let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
     if let (Some(store), Some(name)) = (store, name) {
         if says("FDSTORE=1") {
-            store.remove(name);
             for descriptor in descriptors {
                 store.keep(name, descriptor);
             }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::guest::Guest;
 use crate::http::Address;
+use crate::patience::patience;
 
 /// Bound on a request: clients send theirs at once.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
@@ -127,7 +128,7 @@ fn serve(
 }
 
 fn answer(stream: TcpStream, identity: &Identity) -> io::Result<StsCall> {
-    stream.set_read_timeout(Some(REQUEST_WITHIN))?;
+    stream.set_read_timeout(Some(patience(REQUEST_WITHIN)))?;
     let mut reader = BufReader::new(stream);
     let request = Request::read(&mut reader)?;
     let signature = Signature::of(&request).unwrap_or_default();

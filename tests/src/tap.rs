@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::frame::{Segment, TcpFrame, parse_tcp};
 use crate::namespace::Namespace;
+use crate::patience::patience;
 
 /// The hardware address of the guest behind every tap.
 const MAC: [u8; 6] = [0x06, 0x17, 0x04, 0xd7, 0x26, 0x09];
@@ -146,7 +147,7 @@ impl Tap {
     /// When there is no SYN-ACK or no end of the answer within five seconds.
     #[must_use]
     pub fn fetch(&self, syn: &TcpFrame, request: &[u8]) -> Vec<Segment> {
-        let within = Duration::from_secs(5);
+        let within = patience(Duration::from_secs(5));
         let ours = |frame: &[u8]| {
             parse_tcp(frame).filter(|segment| segment.ports == (syn.ports.1, syn.ports.0))
         };

@@ -4,12 +4,14 @@
 //! A tracer is a thread: the one that seized has to do the rest.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::process::eventually;
 use registers::Registers;
 
 /// A stopped thread. Dropping it lets it go on as if nothing had been.
@@ -43,12 +45,21 @@ impl Tracee {
     pub fn seize(process: Pid, name: &str) -> Self {
         let thread = thread_of(process, name);
         ptrace::seize(thread, ptrace::Options::empty()).expect("root may trace");
-        ptrace::interrupt(thread).expect("a seized thread can be stopped");
-        wait(thread);
+        // A thread that is at work is caught elsewhere as well: it may go on, until it is caught there.
+        let registers = eventually("a wait for events", Duration::from_secs(10), || {
+            ptrace::interrupt(thread).expect("a seized thread can be stopped");
+            wait(thread);
+            let registers = Registers::of(thread);
+            if registers.are_in_wait(thread) {
+                return Some(registers);
+            }
+            ptrace::cont(thread, None).expect("a stopped thread can go on");
+            None
+        });
         Self {
             process,
             thread,
-            registers: Registers::of(thread),
+            registers,
             is_over: false,
         }
     }
@@ -181,6 +192,12 @@ mod registers {
             Self(ptrace::getregs(thread).expect("a stopped thread has registers"))
         }
 
+        /// Whether the thread waits for events. Outside of a system call the number of one is -1.
+        pub(super) fn are_in_wait(self, _thread: Pid) -> bool {
+            let waits = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
+            waits.map(i64::cast_unsigned).contains(&self.0.orig_rax)
+        }
+
         pub(super) fn set(self, thread: Pid) {
             ptrace::setregs(thread, self.0).expect("a stopped thread takes registers");
         }
@@ -238,6 +255,14 @@ mod registers {
     impl Registers {
         pub(super) fn of(thread: Pid) -> Self {
             Self(ptrace::getregs(thread).expect("a stopped thread has registers"))
+        }
+
+        /// Whether the thread waits for events: it is right behind `svc #0`, and that number is still in its register.
+        pub(super) fn are_in_wait(self, thread: Pid) -> bool {
+            const SVC: i64 = 0xd400_0001;
+            let before = (self.0.pc - SYSCALL_BYTES) as *mut std::ffi::c_void;
+            let word = ptrace::read(thread, before).expect("a thread's code can be read");
+            word & 0xffff_ffff == SVC && self.0.regs[8] == libc::SYS_epoll_pwait.cast_unsigned()
         }
 
         pub(super) fn set(self, thread: Pid) {

@@ -11,6 +11,7 @@ use socket2::SockRef;
 
 use crate::frames::Frames;
 use crate::namespace::Namespace;
+use crate::patience::patience;
 
 /// What the stand-in answers, whoever asks for whatever: the host's own credentials, so to speak.
 pub const STAND_IN_ANSWER: &str = "the host's own secret";
@@ -27,6 +28,8 @@ pub struct Uplink {
     /// Every frame that arrives, in front of anything that could drop it.
     frames: Frames,
     seen: AtomicU64,
+    /// Those among them that the host did not send itself.
+    forwarded: AtomicU64,
     is_over: Arc<AtomicBool>,
     servers: Vec<JoinHandle<()>>,
     answers: Arc<AtomicU64>,
@@ -100,6 +103,7 @@ impl Uplink {
             namespace,
             frames,
             seen: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
             is_over,
             servers,
             answers,
@@ -138,13 +142,45 @@ impl Uplink {
         ));
     }
 
+    /// Pulls the cable, with which the routes go, and puts it back after a while, with everything as it was.
+    pub fn flap(&self, host: &Namespace, down_for: Duration) {
+        let (interface, (v4, v6)) = (&self.interface, self.host_addresses());
+        host.ip(&format!("link set {interface} down"));
+        thread::sleep(down_for);
+        host.ip(&format!(
+            "link set {interface} up\n\
+             address replace {v4}/24 dev {interface}\n\
+             address replace {v6}/64 dev {interface} nodad"
+        ));
+        self.take_default_routes(host);
+    }
+
     /// How many packets for the metadata addresses have reached the stand-in so far, of whatever protocol and form.
     #[must_use]
     pub fn packets(&self) -> u64 {
-        let frames = self.frames.take();
-        let n_for_metadata = frames.iter().filter(|frame| is_for_metadata(frame)).count();
-        let n_seen = u64::try_from(n_for_metadata).expect("frames are counted in 64 bits");
-        self.seen.fetch_add(n_seen, Ordering::Relaxed) + n_seen
+        self.look();
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// How many of them came from anybody but the host itself.
+    #[must_use]
+    pub fn forwarded(&self) -> u64 {
+        self.look();
+        self.forwarded.load(Ordering::Relaxed)
+    }
+
+    fn look(&self) {
+        let (v4, v6) = self.host_addresses();
+        let own = [IpAddr::from(v4), IpAddr::from(v6)];
+        for frame in self.frames.take() {
+            let Some(source) = source_of_call(&frame) else {
+                continue;
+            };
+            self.seen.fetch_add(1, Ordering::Relaxed);
+            if !own.contains(&source) {
+                self.forwarded.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// How many requests the stand-in has answered.
@@ -170,22 +206,24 @@ impl Drop for Uplink {
     }
 }
 
-/// Whether a frame names a metadata address as its destination, behind up to two VLAN tags. What the stand-in sends
+/// Who sent a frame that names a metadata address as its destination, behind up to two VLAN tags. What the stand-in sends
 /// itself has one as its source.
-fn is_for_metadata(frame: &[u8]) -> bool {
+fn source_of_call(frame: &[u8]) -> Option<IpAddr> {
     let mut at = 12;
     while frame.len() >= at + 2 && matches!(frame[at..at + 2], [0x81, 0] | [0x88, 0xa8]) {
         at += 4;
     }
-    let destination = |from: usize, length: usize| frame.get(at + 2 + from..at + 2 + from + length);
-    match frame.get(at..at + 2) {
-        Some([0x08, 0x00]) => destination(16, 4) == Some(&[169, 254, 169, 254]),
-        Some([0x86, 0xdd]) => destination(24, 16).is_some_and(|bytes| {
-            let bytes: [u8; 16] = bytes.try_into().expect("as many as were asked for");
-            IpAddr::from(bytes) == IpAddr::from([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254])
-        }),
-        _ => false,
-    }
+    let address = |from: usize, length: usize| frame.get(at + 2 + from..at + 2 + from + length);
+    let v4 = |from| Some(IpAddr::from(<[u8; 4]>::try_from(address(from, 4)?).ok()?));
+    let v6 = |from| Some(IpAddr::from(<[u8; 16]>::try_from(address(from, 16)?).ok()?));
+    let (source, destination) = match frame.get(at..at + 2)? {
+        [0x08, 0x00] => (v4(12)?, v4(16)?),
+        [0x86, 0xdd] => (v6(8)?, v6(24)?),
+        _ => return None,
+    };
+    let is_metadata = destination == IpAddr::from([169, 254, 169, 254])
+        || destination == IpAddr::from([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]);
+    is_metadata.then_some(source)
 }
 
 fn serve(listener: &TcpListener, is_over: &AtomicBool, answers: &AtomicU64) {
@@ -202,7 +240,7 @@ fn serve(listener: &TcpListener, is_over: &AtomicBool, answers: &AtomicU64) {
 }
 
 fn answer(mut stream: TcpStream, answers: &AtomicU64) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience(Duration::from_secs(5))))?;
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? > 0 {

@@ -110,6 +110,28 @@ impl Machine {
         })
     }
 
+    /// The same without a device of the host: QEMU carries the guest's packets itself, and calls whomever the guest calls.
+    ///
+    /// # Panics
+    /// As [`Machine::run`].
+    #[must_use]
+    pub fn run_in_user_mode(&self, host: &Host, script: &str) -> String {
+        self.boot(&Boot {
+            host,
+            modules: &CARD_MODULES,
+            programs: &[],
+            devices: &[
+                "-netdev",
+                "user,id=net0",
+                "-device",
+                "virtio-net-pci,netdev=net0,romfile=",
+            ],
+            script,
+            append: "",
+            seconds_max: 120,
+        })
+    }
+
     /// Boots a guest's system from its disk as an instance boots, until the guest switches itself off, and returns what
     /// the console said. What the guest writes to the disk is forgotten.
     ///

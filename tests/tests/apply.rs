@@ -2,20 +2,19 @@
 //! the file does not say otherwise, guests see it at their next request, and who did it is told.
 
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::symlink;
 use std::process::Output;
 use std::time::Duration;
 
-use imds_tests::{Address, Guest, Host, INSTANCE_ID, TOKEN_FIELD, eventually, skip};
+use imds_tests::records::view_of;
+use imds_tests::{Address, Guest, Host, INSTANCE_ID, SmallDisk, TOKEN_FIELD, eventually};
 use imds_user::config::PortBy;
 use imds_user::instance::options::TokenUse;
 use imds_user::instance::{InstanceId, UnixMillis, UnixSeconds};
 use imds_user::life::Life;
-use imds_user::store::backend::{Backend, State};
+use imds_user::store::Backend;
 use imds_user::store::record::Transition;
 use imds_user::store::{InstanceRecord, Note, Owner, Record, Sqlite, View, Who};
-use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
 const WRONG_USE: i32 = 64;
@@ -65,13 +64,6 @@ fn apply(host: &Host, options: &str) -> Vec<String> {
             format!("{action} {}", change["name"].as_str().expect("text"))
         })
         .collect()
-}
-
-fn view_of(store: &mut Sqlite) -> View {
-    let State { revision, items } = store.load().expect("it can be read");
-    let mut view = View::default();
-    view.take(revision, items).expect("it is understood");
-    view
 }
 
 /// What a call of the API does to the record of an instance, or to a copy of it.
@@ -141,7 +133,7 @@ fn what_a_call_changed_lasts_until_the_file_says_otherwise() {
     };
     host.start().stop();
     call(&host, web.id(), |record| {
-        record.spec.options.http_tokens = TokenUse::Required
+        record.spec.options.http_tokens = TokenUse::Required;
     });
     // The file is as it was: a daemon that starts takes nothing back.
     let mut daemon = host.start();
@@ -162,7 +154,7 @@ fn what_a_call_changed_lasts_until_the_file_says_otherwise() {
     daemon.stop();
     // A line that was edited counts for the daemon too.
     call(&host, web.id(), |record| {
-        record.spec.options.http_put_response_hop_limit = 7.try_into().expect("7 is not 0")
+        record.spec.options.http_put_response_hop_limit = 7.try_into().expect("7 is not 0");
     });
     host.instance("web").option("http-tokens", REQUIRED);
     let _daemon = host.start();
@@ -200,7 +192,7 @@ fn without_a_daemon_it_is_kept_for_the_next_one() {
     assert_eq!(added, ["add [host], [discovery] and templates", "add web"]);
     assert_eq!(apply(&host, ""), [""; 0]);
     call(&host, web.id(), |record| {
-        record.spec.options.http_tokens = TokenUse::Required
+        record.spec.options.http_tokens = TokenUse::Required;
     });
     {
         let _daemon = host.start();
@@ -298,7 +290,7 @@ fn what_others_change_of_the_records_is_in_force_while_the_daemon_runs() {
     });
     assert_eq!(db.get(INSTANCE_ID).text(), launched);
     call(&host, launched, |record| {
-        record.transition = Some(Transition::Terminated { at: UnixSeconds(1) })
+        record.transition = Some(Transition::Terminated { at: UnixSeconds(1) });
     });
     eventually("it is gone", soon, || {
         ports(&host, "launched").is_empty().then_some(())
@@ -342,28 +334,16 @@ fn an_export_is_a_configuration() {
 /// A file system without room is no reason not to serve.
 #[test]
 fn a_full_disk_stops_neither_a_start_nor_a_reload() {
+    // Before the host, so that it is there until the host is gone.
+    let Some(small) = SmallDisk::mount("1m") else {
+        return;
+    };
     let Some((mut host, web)) = host_with_web() else {
         return;
     };
-    let state_dir = host.state_dir();
-    fs::create_dir_all(&state_dir).expect("a directory");
-    let mounted = mount(
-        Some("tmpfs"),
-        &state_dir,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("size=1m,mode=700"),
-    );
-    if let Err(error) = mounted {
-        skip(&format!("no tmpfs can be mounted: {error}"));
-        return;
-    }
-    let _mounted = Mounted(&state_dir);
+    symlink(small.path(), host.state_dir()).expect("a link");
     host.start().stop();
-    let ballast = state_dir.join("ballast");
-    let mut file = fs::File::create(&ballast).expect("a file");
-    while file.write_all(&[7; 4096]).is_ok() {}
-    drop(file);
+    let ballast = small.fill("ballast");
     host.instance("web")
         .option("http-tokens", REQUIRED)
         .user_data(&[b'x'; 12_000]);
@@ -402,15 +382,4 @@ fn a_full_disk_stops_neither_a_start_nor_a_reload() {
         "i"
     );
     daemon.stop();
-}
-
-struct Mounted<'a>(&'a Path);
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let unmounted = umount(self.0);
-        if let Err(error) = unmounted {
-            eprintln!("unmount {}: {error}", self.0.display());
-        }
-    }
 }

@@ -625,7 +625,7 @@ fn a_renamed_interface_is_closed_and_its_name_is_free() {
     stand_in(&host);
     let _daemon = host.start();
     assert_eq!(web.get(INSTANCE_ID).text(), web.id());
-    host.namespace().ip("link set veth-web name veth-old");
+    rename(&host, "veth-web", "veth-old");
     eventually_listed(&host, "closed", &["veth-old"]);
     eventually_listed(&host, "waiting", &["veth-web"]);
     check_silence(&web);
@@ -636,6 +636,63 @@ fn a_renamed_interface_is_closed_and_its_name_is_free() {
     eventually_listed(&host, "closed", &[]);
     assert_eq!(new.get(INSTANCE_ID).text(), web.id());
     assert_eq!(n_leaked(&host), 0);
+}
+
+/// One step after the other, each seen by itself: who waits for a name is not forgotten when another interface gets it.
+#[test]
+fn two_interfaces_may_exchange_their_names() {
+    let Some(mut host) = Host::new() else { return };
+    let web = host.guest("web").routed("10.0.0.10").up();
+    let db = host.guest("db").routed("10.0.0.10").up();
+    stand_in(&host);
+    let daemon = host.start();
+    for guest in [&web, &db] {
+        assert_eq!(id_told(&host, guest), guest.id());
+    }
+    let rename = |from: &str, to: &str| {
+        host.namespace()
+            .ip(&format!("link set {from} down\nlink set {from} name {to}"));
+    };
+    rename("veth-web", "aside");
+    eventually_listed(&host, "waiting", &["veth-web"]);
+    rename("veth-db", "veth-web");
+    eventually_listed(&host, "waiting", &["veth-db"]);
+    check_done(&host.command("wait --port veth-web"));
+    host.namespace().ip("link set veth-web up");
+    assert_eq!(db.get(INSTANCE_ID).text(), web.id(), "the first name");
+    rename("aside", "veth-db");
+    check_done(&host.command("wait --port veth-db"));
+    host.namespace().ip("link set veth-db up");
+    assert_eq!(web.get(INSTANCE_ID).text(), db.id(), "the second name");
+    assert_eq!(db.get(INSTANCE_ID).text(), web.id(), "the first name");
+
+    // While nobody can look, a name goes on from an interface that is removed.
+    daemon.pause();
+    host.namespace().ip("link delete veth-web");
+    rename("veth-db", "veth-web");
+    daemon.resume();
+    eventually_listed(&host, "waiting", &["veth-db"]);
+    check_done(&host.command("wait --port veth-web"));
+    host.namespace().ip("link set veth-web up");
+    assert_eq!(
+        web.get(INSTANCE_ID).text(),
+        web.id(),
+        "the name of a gone one"
+    );
+    let again = host.guest("db").routed("10.0.0.10").unregistered().up();
+    assert_eq!(id_told(&host, &again), again.id());
+    assert_eq!(n_leaked(&host), 0);
+}
+
+/// Renames an interface. Kernels before 6.2 refuse that while it is up.
+fn rename(host: &Host, from: &str, to: &str) {
+    let namespace = host.namespace();
+    let live = namespace.run(&["ip", "link", "set", from, "name", to]);
+    if !live.status.success() {
+        namespace.ip(&format!(
+            "link set {from} down\nlink set {from} name {to}\nlink set {to} up"
+        ));
+    }
 }
 
 /// The machine is off, and so is whatever interface comes under its name.

@@ -63,3 +63,36 @@ fn checkout() -> PathBuf {
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// docs/pentest.md names a test in each row; whoever renames one learns it here.
+#[test]
+fn every_test_of_the_pentest_catalogue_exists() {
+    let entries = fs::read_dir(checkout().join("tests/tests")).expect("there are tests");
+    let sources: Vec<String> = entries
+        .map(|entry| read(&entry.expect("it can be listed").path()))
+        .collect();
+    // Marked as one, at most an attribute and a line away.
+    let is_test = |name: &str| {
+        sources.iter().any(|source| {
+            let head = source.split_once(&format!("fn {name}()"));
+            head.is_some_and(|(before, _)| {
+                let mut lines = before.lines().rev().take(5);
+                lines.any(|line| line == "#[test]")
+            })
+        })
+    };
+    let catalogue = read(&checkout().join("docs/pentest.md"));
+    let rows: Vec<&str> = catalogue
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| attempt"))
+        .collect();
+    assert!(rows.len() > 50, "only {} rows", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let [_attempt, _expected, named] = cells[..] else {
+            panic!("not three cells: {row}");
+        };
+        let name = named.trim().trim_matches('`');
+        assert!(is_test(name), "no test {name}: {row}");
+    }
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use imds_tests::{
     Address, Connection, Daemon, Guest, Host, INSTANCE_ID, ProcessStatus, Tap, TcpFrame,
-    allow_open_files, eventually, parse_arp, parse_tcp,
+    allow_open_files, eventually, parse_arp, parse_tcp, patience,
 };
 
 /// Resident memory that the responder may reach whatever guests do to it.
@@ -19,7 +19,7 @@ fn check_served(guest: &Guest) {
     let begin = Instant::now();
     assert_eq!(guest.get(INSTANCE_ID).text(), guest.id());
     assert!(
-        begin.elapsed() < SERVED_WITHIN,
+        begin.elapsed() < patience(SERVED_WITHIN),
         "{} waited {:?}",
         guest.name(),
         begin.elapsed()

@@ -27,12 +27,19 @@ sleep 1
 imds lab exec db -- curl -sS --max-time 20 http://169.254.169.254/latest/meta-data/
 echo "without a daemon: $?"
 ls /sys/fs/bpf/*
+mkdir /sys/fs/cgroup/named
+sed -i 's/^\[host\]/[host]\nhost-access = "allow-list"\nhost-access-cgroups = ["named"]/' /run/imds-lab/imds.toml
 imds lab exec host -- imds run --config /run/imds-lab/imds.toml --state-dir /run/imds-lab &
 for TRY in 1 2 3 4 5 6 7 8 9 10; do
   imds status --state-dir /run/imds-lab > /dev/null && break
   sleep 1
 done
 echo "web again: $(imds lab exec web -- curl -sS --max-time 20 -H "X-aws-ec2-metadata-token: $TOKEN_OF_WEB" http://169.254.169.254/latest/meta-data/instance-id)"
+for URL in http://169.254.169.254 'http://[fd00:ec2::254]'; do
+  imds lab exec host -- curl -gsS --max-time 2 $URL
+done
+sh -c 'echo $$ > /sys/fs/cgroup/named/cgroup.procs; exec imds lab exec host -- curl -sS --max-time 1 http://169.254.169.254'
+imds status --state-dir /run/imds-lab | grep '^Host'
 imds lab down
 echo "down: $?"
 echo "pins left: $(ls /sys/fs/bpf)."
@@ -54,6 +61,8 @@ fn guests_are_told_apart_on_debians_kernel() {
         // The responder answers on.
         "without a daemon: 0",
         "Guard      on br0, veth-legacy",
+        // The third call was of the cgroup that is named.
+        "Host       may call its own metadata service: named; refused to / 2",
         "pins left: .",
     ] {
         assert!(console.contains(line), "{line} is missing:\n{console}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use imds_tests::{
     Address, Connection, Daemon, Guest, Host, INSTANCE_ID, Load, Namespace, Outcome, ProcessStatus,
-    Tracee, eventually, is_alive, network_of,
+    Tracee, eventually, is_alive, network_of, patience,
 };
 use imds_user::capabilities::NEEDED;
 use imds_user::netns::NetNs;
@@ -179,7 +179,7 @@ fn check_fault(what: &str, within: Duration, inject: impl FnOnce(Pid)) {
         "{what}: {failed:?}"
     );
     assert!(
-        figures.longest < within + Duration::from_secs(5),
+        figures.longest < patience(within + Duration::from_secs(5)),
         "{what}: {figures}"
     );
     assert_eq!(web.get_with_token(INSTANCE_ID, &token).text(), web.id());

@@ -1,29 +1,22 @@
 //! The store loses nothing that it acknowledged: not to writers that race, not to kill -9, not to a full disk.
 //!
-//! Writers are processes of their own: this very file, run for one test that is ignored otherwise, told by its environment what
-//! to do.
+//! Some writers are threads, some are processes, which can be killed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use imds_tests::skip;
+use imds_tests::SmallDisk;
+use imds_tests::records::{count_up, put, view_of};
 use imds_user::config::{self, Files, Installation};
-use imds_user::instance::{Instance, UnixMillis, UnixSeconds};
-use imds_user::store::backend::{Backend, State};
+use imds_user::instance::{Instance, InstanceId, UnixSeconds};
 use imds_user::store::{
-    CommitError, HistoryQuery, InstanceRecord, Key, Note, Owner, Record, Sqlite, StoreError,
-    Transaction, View, Who,
+    Backend, CommitError, HistoryQuery, InstanceRecord, Key, Owner, Sqlite, StoreError, View,
 };
-use nix::mount::{MsFlags, mount, umount};
-
-/// Says which writer a process is to be, and in which file.
-const WRITER: &str = "IMDS_TEST_STORE_WRITER";
-const STORE: &str = "IMDS_TEST_STORE";
 
 /// Counts to so many in the one record that all race for.
 const COUNTS: u32 = 50;
@@ -56,86 +49,18 @@ fn record(spec: Instance) -> InstanceRecord {
     InstanceRecord::new("web", Owner::Api, spec)
 }
 
-fn view_of(store: &mut Sqlite) -> View {
-    let State { revision, items } = store.load().expect("it can be read");
-    let mut view = View::default();
-    view.take(revision, items).expect("it is understood");
-    view
-}
-
-fn put(view: &View, records: impl IntoIterator<Item = InstanceRecord>) -> Transaction {
-    let mut draft = view.draft(Note {
-        at: UnixMillis(1),
-        who: Who::User(0),
-        what: "test".into(),
-    });
-    for record in records {
-        let put = draft.put(&Record::Instance(Box::new(record)));
-        put.expect("it can be written down");
-    }
-    draft.finish()
-}
-
-/// Counts one up in a record, as often as it takes until nobody was faster; what it counted to, and how often it was too late.
-fn count_up(store: &mut Sqlite, id: imds_user::instance::InstanceId) -> (u32, u32) {
-    let mut n_late = 0;
-    loop {
-        let view = view_of(store);
-        let mut record = view.instance(id).expect("it is there").clone();
-        record.spec.launch_index += 1;
-        let count = record.spec.launch_index;
-        match store.commit(&put(&view, [record])) {
-            Ok(_) => return (count, n_late),
-            Err(CommitError::Conflict(_)) => n_late += 1,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-/// Not a test by itself: what a writer does that another test starts.
-#[test]
-#[ignore = "a process of other tests"]
-fn as_a_writer() {
-    let (Ok(writer), Ok(path)) = (std::env::var(WRITER), std::env::var(STORE)) else {
-        return;
-    };
-    let mut store = Sqlite::open(Path::new(&path)).expect("it opens");
-    let id = instances(1)[0].id;
-    // The runner of tests writes to standard output too.
-    let mut out = std::io::stderr();
-    match &*writer {
-        "count" => {
-            for _ in 0..COUNTS {
-                count_up(&mut store, id);
-            }
-        }
-        "until killed" => loop {
-            let (count, _) = count_up(&mut store, id);
-            // It is said only when it is kept.
-            writeln!(out, "acknowledged {count}").expect("somebody reads it");
-        },
-        other => panic!("{other}"),
-    }
-}
-
-fn writer(what: &str, path: &Path) -> Child {
-    Command::new(std::env::current_exe().expect("this program is a file"))
-        .args([
-            "--ignored",
-            "--exact",
-            "as_a_writer",
-            "--nocapture",
-            "--test-threads=1",
-        ])
-        .env(WRITER, what)
-        .env(STORE, path)
-        .stdout(Stdio::null())
+/// A process that writes: `tests/src/bin/store-writer.rs`.
+fn writer(count: &str, path: &Path, id: InstanceId) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_store-writer"))
+        .arg(path)
+        .args([id.as_str(), count])
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("this program starts")
+        .expect("it starts")
 }
 
-fn store_with_one(directory: &Path) -> (PathBuf, imds_user::instance::InstanceId) {
+fn store_with_one(directory: &Path) -> (PathBuf, InstanceId) {
     let path = directory.join("store.db");
     let mut store = Sqlite::open(&path).expect("it opens");
     let spec = instances(1).remove(0);
@@ -151,7 +76,9 @@ fn threads_and_processes_that_race_lose_no_update() {
     const PROCESSES: u32 = 3;
     let directory = tempfile::tempdir().expect("a directory");
     let (path, id) = store_with_one(directory.path());
-    let processes: Vec<Child> = (0..PROCESSES).map(|_| writer("count", &path)).collect();
+    let processes: Vec<Child> = (0..PROCESSES)
+        .map(|_| writer(&COUNTS.to_string(), &path, id))
+        .collect();
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
             let path = path.clone();
@@ -201,12 +128,11 @@ fn what_was_acknowledged_is_there_after_kill_9() {
     let (path, id) = store_with_one(directory.path());
     let mut n_acknowledged = 0;
     for round in 0..ROUNDS {
-        let mut process = writer("until killed", &path);
-        let said = process.stderr.take().expect("it is piped");
+        let mut process = writer(&u32::MAX.to_string(), &path, id);
+        let said = process.stdout.take().expect("it is piped");
         let reader = thread::spawn(move || {
             let lines = BufReader::new(said).lines().map_while(Result::ok);
-            let counts = lines.filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok());
-            counts.last()
+            lines.filter_map(|line| line.parse().ok()).last()
         });
         // At whatever point of a write that is: writes take a millisecond or so.
         let began = Instant::now();
@@ -237,55 +163,14 @@ fn what_was_acknowledged_is_there_after_kill_9() {
     println!("killed {ROUNDS} times: all of {n_acknowledged} acknowledged updates are there");
 }
 
-/// A small file system, gone with this.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: &Path, size: &str) -> Option<Self> {
-        fs::create_dir(at).expect("a directory");
-        let options = format!("size={size}");
-        let mounted = mount(
-            Some("tmpfs"),
-            at,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(&*options),
-        );
-        match mounted {
-            Ok(()) => Some(Self(at.to_owned())),
-            Err(error) => {
-                skip(&format!("no tmpfs can be mounted: {error}"));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        if let Err(error) = umount(&self.0) {
-            eprintln!("unmount {}: {error}", self.0.display());
-        }
-    }
-}
-
-/// Takes all the room that there is.
-fn fill(path: &Path) {
-    let mut file = File::create(path).expect("a file");
-    let block = [7; 4096];
-    while file.write_all(&block).is_ok() {}
-}
-
 #[test]
 fn a_full_disk_is_told_and_nothing_is_lost() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let Some(small) = Small::mount(&directory.path().join("small"), "4m") else {
+    let Some(small) = SmallDisk::mount("4m") else {
         return;
     };
-    let (path, id) = store_with_one(&small.0);
+    let (path, id) = store_with_one(small.path());
     let mut store = Sqlite::open(&path).expect("it opens");
-    let ballast = small.0.join("ballast");
-    fill(&ballast);
+    let ballast = small.fill("ballast");
     let mut expected = 0;
     let refused = loop {
         let view = view_of(&mut store);
@@ -316,7 +201,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     assert_eq!(count(&mut store), expected);
     // Also by a daemon that starts now.
     drop(store);
-    fill(&small.0.join("more"));
+    let more = small.fill("more");
     let mut store = Sqlite::open(&path).expect("it opens without room");
     assert_eq!(count(&mut store), expected);
     let view = view_of(&mut store);
@@ -328,7 +213,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
         "{outcome:?}"
     );
     fs::remove_file(ballast).expect("it was there");
-    fs::remove_file(small.0.join("more")).expect("it was there");
+    fs::remove_file(more).expect("it was there");
     assert_eq!(count_up(&mut store, id), (expected + 1, 0));
     drop(store);
     let mut store = Sqlite::open(&path).expect("it opens");

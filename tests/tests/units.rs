@@ -1,23 +1,28 @@
-//! The systemd unit says what the code needs, and what the documentation says of it is true.
+//! The systemd units say what the code needs, and what the documentation says of it is true.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use imds_tests::{has_command, imds_path, run};
-use imds_user::capabilities::NEEDED;
+use imds_user::capabilities::{NEEDED, NEEDED_TO_LAUNCH};
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn unit() -> String {
-    fs::read_to_string(top().join("dist/imds.service")).expect("the unit is there")
+/// The daemon's.
+const DAEMON: &str = "imds.service";
+/// The launcher's.
+const LAUNCHER: &str = "imds-launcher.service";
+
+fn unit(name: &str) -> String {
+    fs::read_to_string(top().join("dist").join(name)).expect("the unit is there")
 }
 
-/// The value of a setting that the unit has once.
-fn setting(name: &str) -> String {
-    let unit = unit();
+/// The value of a setting that a unit has once.
+fn setting(unit_name: &str, name: &str) -> String {
+    let unit = unit(unit_name);
     let values: Vec<&str> = unit
         .lines()
         .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='))
@@ -29,37 +34,66 @@ fn setting(name: &str) -> String {
 }
 
 #[test]
-fn the_unit_grants_the_capabilities_that_the_daemon_keeps() {
-    let granted = setting("CapabilityBoundingSet");
-    let granted: BTreeSet<&str> = granted.split(' ').collect();
-    let needed: BTreeSet<&str> = NEEDED.iter().map(|needed| needed.name).collect();
-    assert_eq!(granted, needed);
+fn units_grant_the_capabilities_that_their_processes_keep() {
+    for (unit, needed) in [(DAEMON, &NEEDED[..]), (LAUNCHER, &NEEDED_TO_LAUNCH[..])] {
+        let granted = setting(unit, "CapabilityBoundingSet");
+        let granted: BTreeSet<&str> = granted.split(' ').collect();
+        let needed: BTreeSet<&str> = needed.iter().map(|needed| needed.name).collect();
+        assert_eq!(granted, needed, "{unit}");
+    }
+}
+
+/// Guests stay when the launcher is stopped, and inherit what its unit says of system calls.
+#[test]
+fn the_launchers_unit_leaves_guests_alone() {
+    assert_eq!(setting(LAUNCHER, "KillMode"), "process");
+    assert_eq!(setting(LAUNCHER, "Type"), "notify");
+    let text = unit(LAUNCHER);
+    let settings: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once('=')?.0))
+        .collect();
+    for missed in [
+        "MemoryDenyWriteExecute",
+        "RestrictNamespaces",
+        "PrivateMounts",
+        "PrivateTmp",
+        "ProtectSystem",
+        "ProtectHome",
+        "ProtectHostname",
+    ] {
+        assert!(!settings.contains(&missed), "{missed}");
+    }
 }
 
 /// The settings without which a restart would lose requests.
 #[test]
 fn the_unit_leaves_the_responder_alone_and_keeps_its_sockets() {
-    assert_eq!(setting("KillMode"), "process");
-    assert_eq!(setting("Type"), "notify");
-    assert_eq!(setting("Restart"), "always");
-    assert!(setting("FileDescriptorStoreMax").parse::<u32>().unwrap() >= 2);
+    assert_eq!(setting(DAEMON, "KillMode"), "process");
+    assert_eq!(setting(DAEMON, "Type"), "notify");
+    assert_eq!(setting(DAEMON, "Restart"), "always");
+    let kept = setting(DAEMON, "FileDescriptorStoreMax");
+    assert!(kept.parse::<u32>().unwrap() >= 2);
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit() {
+fn systemd_finds_nothing_wrong_with_the_units() {
     if !has_command("systemd-analyze") {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let copy = folder.path().join("imds.service");
     let binary = imds_path();
-    let text = unit().replace("/usr/bin/imds", binary.to_str().expect("text"));
-    fs::write(&copy, text).expect("a file");
-    let copy = copy.to_str().expect("text");
-    let output = run(&["systemd-analyze", "verify", "--man=no", copy]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    assert_eq!(said, "", "systemd has something to say");
+    for name in [DAEMON, LAUNCHER] {
+        let copy = folder.path().join(name);
+        let text = unit(name).replace("/usr/bin/imds", binary.to_str().expect("text"));
+        fs::write(&copy, text).expect("a file");
+        let copy = copy.to_str().expect("text");
+        let output = run(&["systemd-analyze", "verify", "--man=no", copy]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said, "", "systemd has something to say of {name}");
+    }
 }
 
 /// Not higher than what ARCHITECTURE.md says. Versions of systemd know more or fewer settings, so it may be lower.

@@ -3,6 +3,7 @@
 mod aws_test;
 mod bench;
 mod bless;
+mod chaos;
 mod check;
 mod command;
 mod demo;
@@ -42,6 +43,7 @@ enum Task {
     Fuzz(fuzz::Fuzz),
     Bless(bless::Bless),
     Bench(bench::Bench),
+    Chaos(chaos::Chaos),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Task::Fuzz(task) => task.run(),
         Task::Bless(task) => task.run(),
         Task::Bench(task) => task.run(),
+        Task::Chaos(task) => task.run(),
     };
     match outcome {
         Ok(code) => code,

@@ -6,6 +6,7 @@
 mod apt;
 mod cargo_tools;
 mod docker;
+mod file_share;
 mod guest_kernel;
 mod guest_system;
 mod linker;
@@ -64,6 +65,8 @@ pub(crate) enum Extent {
 pub(crate) struct Found {
     /// Environment variables for the tests.
     pub(crate) test_environment: Vec<(&'static str, OsString)>,
+    /// What shows this machine's files to a virtual one.
+    pub(crate) virtiofsd: Option<PathBuf>,
 }
 
 impl Found {
@@ -136,6 +139,7 @@ fn ensure_on(machine: &mut Machine, extent: Extent) -> anyhow::Result<Found> {
         if let Some(kernel) = guest_kernel::ensure(machine)? {
             found.tell_tests("IMDS_TEST_KERNEL_DIR", kernel);
         }
+        found.virtiofsd = file_share::ensure(machine)?;
         if let Some(system) = guest_system::ensure(machine)? {
             found.tell_tests("IMDS_TEST_GUEST_DIR", system);
         }

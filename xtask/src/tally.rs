@@ -37,7 +37,8 @@ impl Tally {
         }
     }
 
-    fn summary(&self) -> String {
+    /// The counts in words.
+    pub(crate) fn summary(&self) -> String {
         format!(
             "{} passed, {} failed, {} skipped",
             self.n_passed,

@@ -5,6 +5,7 @@ mod run;
 
 use std::process::ExitCode;
 
+pub(crate) use results::Results;
 pub(crate) use run::{Environment, run};
 
 use crate::{
@@ -23,10 +24,11 @@ pub(crate) struct Test {}
 
 impl Test {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut progress = Progress::new(8);
+        let mut progress = Progress::new(9);
         progress.next("setup");
         let found = setup::ensure(Extent::Tests)?;
         integration_test::need_root()?;
+        let virtiofsd = found.virtiofsd.clone();
         let environment = Environment::new(found)?;
         let mut tally = Tally::default();
 
@@ -46,6 +48,12 @@ impl Test {
 
         progress.next("integration tests");
         tally.add(run(&mut integration_test::command(&[]), &environment)?);
+
+        progress.next("integration tests in a virtual machine, a few files (`integration-test vm` runs all that can)");
+        tally.add(integration_test::quick_in_vm(
+            virtiofsd.as_deref(),
+            &environment,
+        )?);
 
         progress.next("AssumeRole (feature aws; the first build takes minutes)");
         tally.add(aws_test::tally(environment)?);

@@ -80,6 +80,8 @@ counters! {
     NoResponder = "no-responder",
     /// Dropped on its way out by an uplink: forwarded to the metadata address, where the host's own service may be.
     Guarded = "guarded",
+    /// Refused: a call of a process of the host itself to the metadata address, which its cgroup may not make.
+    HostRefused = "host-refused",
 }
 
 impl Counter {

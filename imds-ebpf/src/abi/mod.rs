@@ -3,6 +3,7 @@
 pub mod counter;
 pub mod device;
 pub mod guard;
+pub mod host_access;
 pub mod link_header;
 pub mod owner;
 pub mod port;

@@ -13,6 +13,9 @@ use imds_user::identity::disk::IdentityError;
 use imds_user::lab::LabError;
 use imds_user::lab::daemon::DaemonError as StartError;
 use imds_user::lab::inside::InsideError;
+use imds_user::launch::LaunchError;
+use imds_user::launch::client::OrderError;
+use imds_user::launch::inside::InsideError as InGuestError;
 use imds_user::netns::NetNsError;
 use imds_user::netns::link::LinkError;
 use imds_user::netns::sysctl::SysctlError;
@@ -63,6 +66,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             of_the_command_line(cause)
                 .or_else(|| of_the_daemon(cause))
                 .or_else(|| of_the_lab(cause))
+                .or_else(|| of_a_guest(cause))
                 .or_else(|| of_the_system(cause))
         })
         .unwrap_or(EXIT_OTHER)
@@ -100,7 +104,18 @@ fn seen_through(cause: Cause<'_>) -> Cause<'_> {
         IdentityError::State(inner) => Some(inner as Cause<'_>),
         IdentityError::Damaged { .. } => None,
     });
-    let cause = of_lab.or(of_daemon).or(of_identity).unwrap_or(cause);
+    let of_launch = cause.downcast_ref().and_then(|error| match error {
+        LaunchError::Inside(inner) => Some(inner as Cause<'_>),
+        LaunchError::Record(inner) => Some(inner),
+        LaunchError::Cgroup(inner) => Some(inner),
+        LaunchError::Console(inner) => Some(inner),
+        _ => None,
+    });
+    let cause = of_lab
+        .or(of_daemon)
+        .or(of_identity)
+        .or(of_launch)
+        .unwrap_or(cause);
     match (cause.downcast_ref(), cause.downcast_ref()) {
         (Some(LinkError::NetNs(inner)), _) => inner,
         (_, Some(SysctlError::NetNs(inner))) => inner,
@@ -126,13 +141,15 @@ fn of_the_daemon(cause: Cause<'_>) -> Option<u8> {
     match cause.downcast_ref()? {
         DaemonError::NotRoot => Some(EXIT_PERMISSION),
         DaemonError::Config(_) => Some(EXIT_USAGE),
-        DaemonError::NoBtf | DaemonError::NoInterface { .. } | DaemonError::NotAPort { .. } => {
-            Some(EXIT_MISSING)
-        }
+        DaemonError::NoBtf
+        | DaemonError::NoInterface { .. }
+        | DaemonError::NotAPort { .. }
+        | DaemonError::Cgroups(_) => Some(EXIT_MISSING),
         DaemonError::DataPlane(
             DataPlaneError::Load(_)
             | DataPlaneError::Program { .. }
-            | DataPlaneError::Attach { .. },
+            | DataPlaneError::Attach { .. }
+            | DataPlaneError::Cgroup { .. },
         ) => Some(EXIT_MISSING),
         _ => None,
     }
@@ -143,12 +160,7 @@ fn of_the_lab(cause: Cause<'_>) -> Option<u8> {
         return Some(EXIT_MISSING);
     }
     if let Some(InsideError::Command { cause, .. }) = cause.downcast_ref() {
-        let is_not_found = cause.kind() == io::ErrorKind::NotFound;
-        return Some(if is_not_found {
-            EXIT_NOT_FOUND
-        } else {
-            EXIT_NOT_EXECUTABLE
-        });
+        return Some(of_a_command(cause));
     }
     // The daemon is this program too, so its exit code means the same.
     match cause.downcast_ref()? {
@@ -156,6 +168,27 @@ fn of_the_lab(cause: Cause<'_>) -> Option<u8> {
             .ok()
             .filter(|code| *code != EXIT_FINE),
         _ => None,
+    }
+}
+
+fn of_a_guest(cause: Cause<'_>) -> Option<u8> {
+    if let Some(InGuestError::Command { cause, .. }) = cause.downcast_ref() {
+        return Some(of_a_command(cause));
+    }
+    if let Some(OrderError::NoLauncher { .. }) = cause.downcast_ref() {
+        return Some(EXIT_MISSING);
+    }
+    match cause.downcast_ref()? {
+        LaunchError::Stopped(_) | LaunchError::Absent(_) => Some(EXIT_MISSING),
+        _ => None,
+    }
+}
+
+fn of_a_command(cause: &io::Error) -> u8 {
+    if cause.kind() == io::ErrorKind::NotFound {
+        EXIT_NOT_FOUND
+    } else {
+        EXIT_NOT_EXECUTABLE
     }
 }
 
@@ -201,7 +234,9 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
                 "start one with `imds run --config FILE`, or name its directory with --state-dir",
             );
         }
-        if let Some(InsideError::Command { .. }) = cause.downcast_ref() {
+        let is_of_a_command = matches!(cause.downcast_ref(), Some(InsideError::Command { .. }))
+            || matches!(cause.downcast_ref(), Some(InGuestError::Command { .. }));
+        if is_of_a_command {
             return None;
         }
         if is_refused_permission(cause) {
@@ -234,6 +269,8 @@ pub(super) fn require_root(what: &str) -> Result<(), Refusal> {
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
+
+    use imds_user::cgroups::CgroupsError;
 
     use super::*;
 
@@ -285,6 +322,18 @@ mod tests {
                 EXIT_PERMISSION,
             ),
             (
+                LaunchError::from(InGuestError::Command {
+                    program: "curl".into(),
+                    cause: io::ErrorKind::NotFound.into(),
+                })
+                .into(),
+                EXIT_NOT_FOUND,
+            ),
+            (
+                LaunchError::Stopped("i-0123456789abcdef0".parse().unwrap()).into(),
+                EXIT_MISSING,
+            ),
+            (
                 LabError::from(command(io::ErrorKind::NotFound)).into(),
                 EXIT_NOT_FOUND,
             ),
@@ -296,6 +345,10 @@ mod tests {
             (unreadable().into(), EXIT_PERMISSION),
             (IdentityError::from(unreadable()).into(), EXIT_PERMISSION),
             (no_interface().into(), EXIT_MISSING),
+            (
+                DaemonError::Cgroups(CgroupsError::NotMounted).into(),
+                EXIT_MISSING,
+            ),
             (DaemonError::Links(missing()).into(), EXIT_MISSING),
             (
                 DaemonError::DataPlane(DataPlaneError::Missing("map")).into(),

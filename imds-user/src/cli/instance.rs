@@ -8,6 +8,7 @@ use imds_user::control::instance::{Notices, UserDataReport};
 use imds_user::control::{self, InstanceReport, PowerAction};
 
 use super::event::write_done;
+use super::inside::{Console, Exec, Launched};
 use super::table::{Align, Cell, Table};
 use super::{BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
 
@@ -17,6 +18,8 @@ Examples:
   imds instance show web
   imds instance stop web                  off: its guest gets no answer
   imds instance start web                 on: launched anew, changed user data taken over
+  imds instance exec i-0123456789abcdef0 -- curl -s http://169.254.169.254/
+  imds instance console --follow web      what the guest printed, and what comes
   imds instance list --json | jq -r '.[] | select(.state == \"stopped\").name'
 
 An instance is named by its name, its id, or how its id alone begins. `imds lab instance …` is the
@@ -63,6 +66,10 @@ enum Command {
     Start(Which),
     /// Reboot it: launch time, tokens and user data stay; a scheduled reboot of it is canceled
     Reboot(Which),
+    /// Run a command in its guest, if it was launched here
+    Exec(Exec),
+    /// Show what its guest printed, if it was launched here
+    Console(Console),
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,6 +87,8 @@ impl What {
             Command::Stop(which) => power(state_dir, which, PowerAction::Stop, self.json, out)?,
             Command::Start(which) => power(state_dir, which, PowerAction::Start, self.json, out)?,
             Command::Reboot(which) => power(state_dir, which, PowerAction::Reboot, self.json, out)?,
+            Command::Exec(exec) => return exec.run(state_dir),
+            Command::Console(console) => return console.run(state_dir, out),
         }
         Ok(ExitCode::from(EXIT_FINE))
     }
@@ -92,7 +101,15 @@ fn power(
     json: bool,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
+    let guest = Launched::of(state_dir, &instance)?;
+    // What ends has its metadata until the end, what begins has it from the beginning.
+    if let (Some(guest), PowerAction::Stop) = (&guest, action) {
+        guest.switch(action)?;
+    }
     let done = control::client::power(state_dir, instance, action)?;
+    if let (Some(guest), PowerAction::Start | PowerAction::Reboot) = (&guest, action) {
+        guest.switch(action)?;
+    }
     write_done(out, &done, json)
 }
 

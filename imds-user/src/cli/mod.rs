@@ -13,9 +13,12 @@ mod doctor;
 mod down;
 mod event;
 mod failure;
+mod guest;
 mod identity;
+mod inside;
 mod instance;
 mod lab;
+mod launcher;
 mod respond;
 mod run;
 mod status;
@@ -72,6 +75,8 @@ pub(crate) enum Command {
     Run(run::Run),
     #[command(hide = true)]
     Respond(respond::Respond),
+    #[command(hide = true)]
+    Guest(guest::Guest),
     Lab(lab::Lab),
     Status(status::Status),
     Instance(instance::Instance),
@@ -79,6 +84,7 @@ pub(crate) enum Command {
     Admit(admit::Admit),
     Forget(admit::Forget),
     Wait(wait::Wait),
+    Launcher(launcher::Launcher),
     Doctor(doctor::Doctor),
     Down(down::Down),
     Check(check::Check),
@@ -96,6 +102,7 @@ impl Command {
         match self {
             Self::Run(run) => run.run(out),
             Self::Respond(respond) => respond.run(out),
+            Self::Guest(guest) => guest.run(out),
             Self::Lab(lab) => lab.run(out),
             Self::Status(status) => status.run(out),
             Self::Instance(instance) => instance.run(out),
@@ -103,6 +110,7 @@ impl Command {
             Self::Admit(admit) => admit.run(out),
             Self::Forget(forget) => forget.run(out),
             Self::Wait(wait) => wait.run(out),
+            Self::Launcher(launcher) => launcher.run(out),
             Self::Doctor(doctor) => doctor.run(out),
             Self::Down(down) => down.run(out),
             Self::Check(check) => check.run(out),

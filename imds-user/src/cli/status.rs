@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imds_user::control::{self, DiscoveryStatus, GuardStatus, PortStatus, StatusReport};
+use imds_user::control::{
+    self, DiscoveryStatus, GuardStatus, HostAccessStatus, PortStatus, StatusReport,
+};
 
 use super::table::{Align, Cell, Table};
 use super::{BAD, BOLD, DIM, EXIT_FINE, GOOD, StateDir, WARNING};
@@ -44,6 +46,7 @@ impl Status {
 fn write_report(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> io::Result<()> {
     write_processes(out, report, now)?;
     write_guard(out, &report.guard)?;
+    write_host_access(out, &report.host_access)?;
     writeln!(out)?;
     write_ports(out, &report.ports)?;
     write_credentials(out, &report.ports, unix_seconds(now))?;
@@ -115,6 +118,35 @@ fn write_guard(out: &mut dyn Write, guard: &GuardStatus) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Nothing is said where every process of the host may.
+fn write_host_access(out: &mut dyn Write, access: &HostAccessStatus) -> io::Result<()> {
+    if !access.is_restricted {
+        return Ok(());
+    }
+    write!(out, "{BOLD}Host{BOLD:#}       ")?;
+    let names: Vec<String> = access
+        .cgroups
+        .iter()
+        .map(|one| match one.is_there {
+            true => one.cgroup.clone(),
+            false => format!("{} (not there)", one.cgroup),
+        })
+        .collect();
+    match names.is_empty() {
+        true => write!(out, "no process may call its own metadata service")?,
+        false => write!(
+            out,
+            "may call its own metadata service: {}",
+            names.join(", ")
+        )?,
+    }
+    for (at, (cgroup, count)) in access.refused.iter().enumerate() {
+        let begin = if at == 0 { "; refused to " } else { ", " };
+        write!(out, "{begin}{cgroup} {WARNING}{count}{WARNING:#}")?;
+    }
+    writeln!(out)
 }
 
 fn write_ports(out: &mut dyn Write, ports: &[PortStatus]) -> io::Result<()> {
@@ -294,7 +326,9 @@ mod tests {
     use std::time::Duration;
 
     use imds_user::control::discovery::{ClosedStatus, SourceStatus, WaitingStatus};
-    use imds_user::control::{CredentialStatus, DaemonStatus, ResponderStatus, UplinkStatus};
+    use imds_user::control::{
+        CgroupStatus, CredentialStatus, DaemonStatus, ResponderStatus, UplinkStatus,
+    };
 
     use super::*;
 
@@ -365,6 +399,7 @@ mod tests {
                 uplinks: vec![uplink("eth0", None), uplink("eth1", None)],
                 dropped: BTreeMap::new(),
             },
+            host_access: HostAccessStatus::default(),
             discovery: DiscoveryStatus::default(),
             drops: BTreeMap::from([("udp".into(), 2), ("fragment".into(), 0)]),
             packets: BTreeMap::from([("arp_answered".into(), 1), ("intercepted".into(), 9999)]),
@@ -533,6 +568,42 @@ Guard      no uplink
                 dropped,
             };
             write_guard(&mut out, &guard).unwrap();
+            let text = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
+            assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn who_of_the_host_may_is_a_line_where_not_all_may() {
+        let cgroup = |cgroup: &str, is_there| CgroupStatus {
+            cgroup: cgroup.into(),
+            is_there,
+        };
+        for (is_restricted, cgroups, refused, expected) in [
+            (false, vec![], vec![], ""),
+            (
+                true,
+                vec![],
+                vec![],
+                "Host       no process may call its own metadata service\n",
+            ),
+            (
+                true,
+                vec![cgroup("a.slice", true), cgroup("b.slice", false)],
+                vec![("/", 2), ("user.slice", 30)],
+                "Host       may call its own metadata service: a.slice, b.slice (not there); refused to / 2, user.slice 30\n",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let refused = refused.into_iter();
+            let access = HostAccessStatus {
+                is_restricted,
+                cgroups,
+                refused: refused
+                    .map(|(name, count)| (name.to_owned(), count))
+                    .collect(),
+            };
+            write_host_access(&mut out, &access).unwrap();
             let text = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
             assert_eq!(text, expected);
         }

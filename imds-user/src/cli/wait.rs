@@ -96,7 +96,7 @@ impl Wait {
 }
 
 /// `500ms`, `10s`, `1m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: Option<u64> = digits.parse().ok();
     let millis = match &text[digits.len()..] {

@@ -65,6 +65,10 @@ pub struct HostEntry {
     pub guard: Option<bool>,
     /// The uplinks, if not those with default routes.
     pub uplinks: Option<Spanned<Vec<Text>>>,
+    /// Whether all processes of the host may reach the host's own metadata service.
+    pub host_access: Option<Text>,
+    /// The cgroups whose processes may, if not all.
+    pub host_access_cgroups: Option<Spanned<Vec<Text>>>,
 }
 
 /// `[host.limits]` and `[instance.limits]`

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod facet;
 pub mod file;
 pub mod ground;
+pub mod host_access;
 mod made_up;
 pub mod mould;
 pub mod nearest;
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 
 pub use facet::{Facet, Said};
 pub use ground::Ground;
+pub use host_access::{CgroupPath, HostAccess};
 pub use pattern::Pattern;
 pub use port_by::{Origin, PortBy};
 pub use rest::Rest;
@@ -45,6 +47,8 @@ pub struct Settings {
     pub host: Host,
     /// Where the host's own metadata service is kept from guests.
     pub guard: Guard,
+    /// Which processes of the host may reach the host's own metadata service.
+    pub host_access: HostAccess,
     /// The guests, in the order of the file.
     pub guests: Vec<Guest>,
     /// Who else may turn up.

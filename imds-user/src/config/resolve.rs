@@ -1,6 +1,7 @@
 //! From what was typed to what is true: checked, completed, and the same every time.
 
 mod guard;
+mod host_access;
 mod newcomers;
 mod role;
 
@@ -77,10 +78,12 @@ pub fn resolve(
         .collect::<Result<Vec<_>, _>>()?;
     refuse_duplicates(&file.instance, &guests)?;
     let guard = guard::guard(&file.host, &guests)?;
+    let host_access = host_access::host_access(&file.host)?;
     let discovery = newcomers::discovery(file, &mut resolver, installation)?;
     Ok(Settings {
         host,
         guard,
+        host_access,
         guests,
         discovery,
     })

@@ -173,6 +173,9 @@ pub struct StatusReport {
     pub ports: Vec<PortStatus>,
     /// Where this host's own metadata service is kept from guests.
     pub guard: GuardStatus,
+    /// Which processes of the host reach it.
+    #[serde(default)]
+    pub host_access: HostAccessStatus,
     /// Interfaces that guests wait for, interfaces that are closed, and what tells of guests.
     #[serde(default)]
     pub discovery: DiscoveryStatus,
@@ -229,6 +232,26 @@ pub struct UplinkStatus {
     pub is_guarded: bool,
     /// Why not, otherwise.
     pub why_not: Option<String>,
+}
+
+/// Which processes of the host reach the host's own metadata service.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HostAccessStatus {
+    /// Whether all others are refused; all reach it otherwise.
+    pub is_restricted: bool,
+    /// The cgroups whose processes do.
+    pub cgroups: Vec<CgroupStatus>,
+    /// Calls that were refused, by the cgroup of the caller.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// A cgroup that the configuration names.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CgroupStatus {
+    /// Its place below the root.
+    pub cgroup: String,
+    /// Whether there is one now. Its processes are not known otherwise.
+    pub is_there: bool,
 }
 
 /// One port and the instance behind it.
@@ -346,6 +369,7 @@ pub(crate) mod tests {
                 }],
                 dropped: BTreeMap::from([("veth-late".into(), 3)]),
             },
+            host_access: HostAccessStatus::default(),
             discovery: DiscoveryStatus::default(),
             drops: BTreeMap::from([("udp".into(), 2)]),
             packets: BTreeMap::from([("intercepted".into(), 99)]),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::records::{self, by_itself, user};
-use super::{Daemon, DaemonError, Served, is_absent, now, now_millis};
+use super::{Daemon, DaemonError, Served, is_absent, now, now_millis, whole};
 use crate::config::Guest;
 use crate::control::find::{FindError, find};
 use crate::control::instance::{Whereabouts, moment};
@@ -52,8 +52,8 @@ impl Daemon {
             Ok(answer) => answer,
             Err(Trouble::Unfit(refused)) => Answer::Refused { refused },
             Err(Trouble::Broken(error)) => {
+                let error = whole(&error);
                 tracing::error!("a command: {error}");
-                let error = error.to_string();
                 Answer::Error { error }
             }
         }

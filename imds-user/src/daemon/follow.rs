@@ -39,10 +39,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Looks at what there is. Where notifications were lost, everything that they would have told is looked at as well.
+    /// Looks at what there is. Where notifications were lost, or could not be dealt with, everything that they told is looked at
+    /// as well.
     pub(super) async fn follow(&mut self, may_be_anything: bool) -> Result<(), DaemonError> {
         if may_be_anything {
-            self.following.n_lost += 1;
             self.dataplane.recheck_guard()?;
             if !self.dataplane.has_responder()? {
                 self.mend_cable().await?;
@@ -115,6 +115,7 @@ impl Daemon {
 
     async fn look_and(&mut self, keeps_former: bool) -> Result<(), DaemonError> {
         self.following.is_unsettled = false;
+        self.come_back();
         let wanted = self.served.values().map(|served| &served.by);
         let surroundings = self.following.surroundings(self.held(), wanted).await?;
         let uplinks = uplinks::among(&surroundings.links, &surroundings.ways, &self.guard);
@@ -203,6 +204,7 @@ impl Daemon {
         if renames.is_empty() {
             return keys;
         }
+        self.make_way(renames, &mut keys);
         self.dataplane.rename_ports(renames);
         // Two may have exchanged their names: all go before any comes back.
         let taken: Vec<(Option<Served>, Option<Closed>, &String)> = renames
@@ -232,6 +234,54 @@ impl Daemon {
             }
         }
         keys
+    }
+
+    /// Has those step aside who are known by what other interfaces are called from now on: guests that wait for an interface of
+    /// this name, and such whose interface went so lately that nobody was told. They are known by a name that no interface has,
+    /// until the next look.
+    fn make_way(&mut self, renames: &[(String, String)], keys: &mut [String]) {
+        for (_, new) in renames {
+            if renames.iter().any(|(old, _)| old == new) {
+                continue;
+            }
+            let Some(mut guest) = self.served.remove(new) else {
+                continue;
+            };
+            if !is_absent(&guest.port) {
+                if let Err(error) = self.dataplane.close_port(new) {
+                    self.note_trouble(&guest.port, &error);
+                }
+                guest.port = absent(guest.by.to_string());
+            }
+            let aside = format!("{new} {}", guest.state.instance.id);
+            if let Some(key) = keys.iter_mut().find(|key| *key == new) {
+                key.clone_from(&aside);
+            }
+            self.served.insert(aside, guest);
+            self.following.is_unsettled = true;
+        }
+    }
+
+    /// Has those who stepped aside known by their own names again, where nobody else is.
+    fn come_back(&mut self) {
+        let aside: Vec<String> = self
+            .served
+            .iter()
+            .filter(|(key, guest)| **key != guest.port.name)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in aside {
+            let Some(guest) = self.served.remove(&key) else {
+                continue;
+            };
+            let name = guest.port.name.clone();
+            let key = if self.served.contains_key(&name) {
+                key
+            } else {
+                name
+            };
+            self.served.insert(key, guest);
+        }
     }
 
     /// The guests that templates make, without slots.
@@ -353,10 +403,13 @@ impl Daemon {
                     absent(key)
                 }
             };
-            if guest.port == port && !is_over {
+            // Who stepped aside from an interface that went has a slot still.
+            let has_left = is_absent(&guest.port) && guest.slot.is_some();
+            if guest.port == port && !is_over && !has_left {
                 continue;
             }
-            if guest.port.ifindex == port.ifindex && guest.port.name == port.name && !is_over {
+            let is_same = guest.port.ifindex == port.ifindex && guest.port.name == port.name;
+            if is_same && !is_over && !has_left {
                 self.refit(&key, port);
                 continue;
             }

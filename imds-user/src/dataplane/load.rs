@@ -12,6 +12,7 @@ use imds_ebpf::abi::{
     counter::COUNTERS_MAX,
     device::{DEVICE_BYTES, RESPONDER_DEVICES_MAX},
     guard::GUARDED_MAX,
+    host_access::{ALLOWED_MAX, REFUSED_MAX},
     link_header::LinkMemory,
     owner::Owner,
     port::{PORTS_MAX, SlotEntry},
@@ -53,7 +54,7 @@ pub const RESPONDER_INGRESS: &str = "responder_ingress";
 pub const UPLINK_EGRESS: &str = "uplink_egress";
 /// The name of the program for uplinks whose packets have no frame.
 pub const UPLINK_EGRESS_IP: &str = "uplink_egress_ip";
-/// All of them.
+/// All that every daemon loads. Those of [`super::host_access`] are loaded where they are asked for.
 pub const PROGRAMS: [&str; 4] = [
     PORT_INGRESS,
     RESPONDER_INGRESS,
@@ -77,7 +78,7 @@ pub struct Shape {
 }
 
 /// The maps that outlive the daemon.
-pub const MAPS: [Shape; 9] = [
+pub const MAPS: [Shape; 12] = [
     shape::<u32, u32>("PORTS", MapType::Hash, PORTS_MAX),
     shape::<u32, SlotEntry>("SLOTS", MapType::Array, INSTANCES_MAX),
     shape::<u32, [u8; DEVICE_BYTES as usize]>("DEVICES", MapType::DevMap, INSTANCES_MAX),
@@ -87,6 +88,9 @@ pub const MAPS: [Shape; 9] = [
     shape::<u32, [u8; DEVICE_BYTES as usize]>("RESPONDER", MapType::DevMap, RESPONDER_DEVICES_MAX),
     shape::<u32, u64>("COUNTERS", MapType::PerCpuArray, COUNTERS_MAX),
     shape::<u32, u64>("GUARDED", MapType::LruPerCpuHash, GUARDED_MAX),
+    shape::<u32, u64>("HOST", MapType::Array, 1),
+    shape::<u64, u32>("ALLOWED", MapType::Hash, ALLOWED_MAX),
+    shape::<u64, u64>("REFUSED", MapType::LruPerCpuHash, REFUSED_MAX),
 ];
 
 const fn shape<K, V>(name: &'static str, kind: MapType, entries: u32) -> Shape {
@@ -137,7 +141,7 @@ fn stamp_of(revision: u32, maps: &[Shape]) -> String {
     digits.collect()
 }
 
-/// Loads all programs. With a folder of pins, the maps are those that are pinned there, and those that are not yet are
+/// Loads [`PROGRAMS`]. With a folder of pins, the maps are those that are pinned there, and those that are not yet are
 /// made and pinned.
 ///
 /// # Errors
@@ -202,7 +206,7 @@ mod tests {
     /// when it comes. Change it knowingly.
     #[test]
     fn the_stamp_is_known() {
-        assert_eq!(stamp(), "494d2b1e");
+        assert_eq!(stamp(), "4dd4461f");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 pub mod ahead;
 pub mod filter;
 pub mod guard;
+pub mod host_access;
 pub mod load;
 pub mod pins;
 pub mod slots;
@@ -41,6 +42,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use filter::{Direction, Filters};
 use guard::Guarded;
+use host_access::HostAccess;
 use load::{KernelLog, PORT_INGRESS, RESPONDER_INGRESS, UPLINK_EGRESS, UPLINK_EGRESS_IP};
 use pins::Pins;
 use slots::{Past, SlotAllocator, SlotsExhausted};
@@ -111,6 +113,16 @@ pub enum DataPlaneError {
         /// What the kernel said.
         cause: io::Error,
     },
+    /// A program could not be put on the root of the cgroups.
+    #[error(
+        "attach {program} to the root of the cgroups: {cause} (`bpftool cgroup tree` shows who else is there)"
+    )]
+    Cgroup {
+        /// The program's name.
+        program: &'static str,
+        /// What the kernel said.
+        cause: String,
+    },
     /// A filter could not be taken off an interface.
     #[error("detach from interface {interface}: {cause}")]
     Detach {
@@ -161,6 +173,7 @@ pub struct DataPlane {
     guarded_from: PerCpuHashMap<MapData, u32, u64>,
     /// The interfaces that have the guard.
     guarded: Guarded,
+    host_access: HostAccess,
     allocator: SlotAllocator,
     /// What an earlier daemon served and nobody has claimed yet.
     former: Vec<Former>,
@@ -208,6 +221,7 @@ impl DataPlane {
             PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?;
         let guarded_from =
             PerCpuHashMap::try_from(take(&mut ebpf, "GUARDED")?).map_err(map_error("GUARDED"))?;
+        let host_access = HostAccess::take(&mut ebpf, pins.folder())?;
         let filters = Filters::open().map_err(DataPlaneError::Filters)?;
         let mut plane = Self {
             ebpf,
@@ -222,6 +236,7 @@ impl DataPlane {
             counters,
             guarded_from,
             guarded: Guarded::default(),
+            host_access,
             allocator: SlotAllocator::default(),
             former: Vec::new(),
             open: BTreeMap::new(),

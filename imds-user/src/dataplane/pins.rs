@@ -4,6 +4,7 @@
 //! /sys/fs/bpf/imds-0a1b2c3d/            named after the state directory; or STATE_DIR/bpf/imds-0a1b2c3d/
 //!     5e6f7081-2b/                      what fits: stamp of the maps, and namespace of the host
 //!         PORTS  SLOTS  …  port_ingress …
+//!             links-1/              host_connect4 …, while the host's own processes are kept from its metadata service
 //!     5e6f7081-2b-new/                  half made; its daemon was interrupted
 //! ```
 //!
@@ -243,7 +244,7 @@ fn is_complete(folder: &Path) -> bool {
     })
 }
 
-fn make_folder(path: &Path) -> Result<(), DataPlaneError> {
+pub(super) fn make_folder(path: &Path) -> Result<(), DataPlaneError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
             Err(failed("make", path)(cause))
@@ -252,7 +253,7 @@ fn make_folder(path: &Path) -> Result<(), DataPlaneError> {
     }
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataPlaneError> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataPlaneError> {
     let read = match fs::read_dir(folder) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.map_err(failed("read", folder))?,
@@ -263,7 +264,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataPlaneError> {
 }
 
 /// Removes a file or folder, if it is there.
-fn remove(path: &Path) -> Result<(), DataPlaneError> {
+pub(super) fn remove(path: &Path) -> Result<(), DataPlaneError> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -275,7 +276,7 @@ fn remove(path: &Path) -> Result<(), DataPlaneError> {
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataPlaneError {
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataPlaneError {
     let path = path.to_owned();
     move |cause| DataPlaneError::Pins { what, path, cause }
 }

@@ -9,19 +9,18 @@ use std::process::{Command, Stdio};
 
 use nix::ifaddrs::getifaddrs;
 
-use super::{Ahead, Facts, Interface, Mount, Process, Uplink};
+use super::{Ahead, Facts, Interface, METADATA_ADDRESSES, Mount, Process, Uplink};
 use crate::dataplane::ahead;
 use crate::dataplane::filter::{Direction, Filters};
 use crate::netns::link::{Link, LinkError, Links};
 use crate::netns::uplink;
 
-/// EC2's metadata addresses, as rules spell them.
-const METADATA_ADDRESSES: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
-
-/// The tools that know the firewall's rules.
-const FIREWALL_TOOLS: [(&str, &[&str]); 3] = [
+/// The tools that know the firewall's rules. Where `iptables` means nftables, the older tables have tools of their own.
+const FIREWALL_TOOLS: [(&str, &[&str]); 5] = [
     ("iptables-save", &[]),
     ("ip6tables-save", &[]),
+    ("iptables-legacy-save", &[]),
+    ("ip6tables-legacy-save", &[]),
     ("nft", &["list", "ruleset"]),
 ];
 
@@ -179,13 +178,17 @@ fn metadata_addresses() -> HashMap<String, Vec<IpAddr>> {
 }
 
 fn firewall_rules() -> Vec<(&'static str, String)> {
-    let found = FIREWALL_TOOLS.iter().flat_map(|(tool, args)| {
+    let mut found: Vec<(&'static str, String)> = Vec::new();
+    for (tool, args) in FIREWALL_TOOLS {
         let rules = output_of(tool, args).unwrap_or_default();
-        rules_about_us(&rules)
-            .map(|rule| (*tool, rule.to_owned()))
-            .collect::<Vec<_>>()
-    });
-    found.collect()
+        for rule in rules_about_us(&rules) {
+            // Where `iptables` means the older tables, two tools tell of the same rule.
+            if !found.iter().any(|(_, known)| known == rule) {
+                found.push((tool, rule.to_owned()));
+            }
+        }
+    }
+    found
 }
 
 fn rules_about_us(rules: &str) -> impl Iterator<Item = &str> {
@@ -215,20 +218,28 @@ fn output_of(tool: &str, args: &[&str]) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The processes of this network namespace, and those that do not show where they are. What calls for a guest from
+/// elsewhere, as in a container, is that namespace's business.
 fn processes() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
+    let here = fs::read_link("/proc/thread-self/ns/net").ok();
+    let is_elsewhere = |pid: &u32| {
+        let there = fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        there.is_some() && there != here
+    };
     let pids = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| {
-        Some(Process {
-            pid,
-            args: args_of(pid)?,
+    pids.filter(|pid| !is_elsewhere(pid))
+        .filter_map(|pid| {
+            Some(Process {
+                pid,
+                args: args_of(pid)?,
+            })
         })
-    })
-    .collect()
+        .collect()
 }
 
 fn args_of(pid: u32) -> Option<Vec<String>> {
@@ -296,21 +307,28 @@ mod tests {
         let Some(scratch) = Scratch::new() else {
             return;
         };
-        let facts = scratch.0.run_async(|| async {
-            let links = Links::open().unwrap();
-            links.add_veth(&VethPair::new("a", "b")).await.unwrap();
-            links.set_up("a").await.unwrap();
-            links
-                .add_address("a", "169.254.169.254".parse().unwrap(), 32)
-                .await
-                .unwrap();
-            links
-                .add_route(&Route::to_host("192.0.2.1".parse().unwrap()).dev("a"))
-                .await
-                .unwrap();
-            facts().await.unwrap()
-        });
-        let facts = facts.unwrap();
+        // This process is elsewhere: one of its threads is here, and the child that it makes.
+        let (facts, child) = scratch
+            .0
+            .run_async(|| async {
+                let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+                let links = Links::open().unwrap();
+                links.add_veth(&VethPair::new("a", "b")).await.unwrap();
+                links.set_up("a").await.unwrap();
+                links
+                    .add_address("a", "169.254.169.254".parse().unwrap(), 32)
+                    .await
+                    .unwrap();
+                links
+                    .add_route(&Route::to_host("192.0.2.1".parse().unwrap()).dev("a"))
+                    .await
+                    .unwrap();
+                let facts = facts().await.unwrap();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                (facts, child.id())
+            })
+            .unwrap();
         let a = facts
             .interfaces
             .iter()
@@ -322,11 +340,7 @@ mod tests {
         );
         assert!(!a.is_on_physical);
         assert!(facts.has_bpf && !facts.kernel_release.is_empty() && !facts.mounts.is_empty());
-        assert!(
-            facts
-                .processes
-                .iter()
-                .any(|process| process.pid == std::process::id())
-        );
+        let is_known = |pid: u32| facts.processes.iter().any(|process| process.pid == pid);
+        assert!(is_known(child) && !is_known(std::process::id()));
     }
 }

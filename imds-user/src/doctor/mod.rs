@@ -169,7 +169,17 @@ const KERNEL_OPTIONS: [&str; 6] = [
 ];
 
 /// Programs that carry a guest's packets in a process of the host.
-const USER_MODE_NETWORKING: [&str; 5] = ["gvproxy", "pasta", "passt", "slirp4netns", "vpnkit"];
+const USER_MODE_NETWORKING: [&str; 6] = [
+    "gvproxy",
+    "pasta",
+    "passt",
+    "rootlesskit",
+    "slirp4netns",
+    "vpnkit",
+];
+
+/// EC2's metadata addresses, as rules spell them.
+const METADATA_ADDRESSES: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
 
 /// Judges the host: every check, in the order in which people are shown them.
 #[must_use]
@@ -330,7 +340,7 @@ fn cgroup(facts: &Facts) -> Finding {
         None => Finding::warn(
             SUBJECT,
             "not mounted",
-            "mount -t cgroup2 cgroup2 /sys/fs/cgroup (guests with a port do without)",
+            "mount -t cgroup2 cgroup2 /sys/fs/cgroup, for `host-access = \"allow-list\"` (all else does without)",
         ),
     }
 }
@@ -397,17 +407,37 @@ fn ahead(facts: &Facts) -> Vec<Finding> {
 fn firewall(facts: &Facts) -> Vec<Finding> {
     const SUBJECT: &str = "firewall";
     let rules = facts.firewall_rules.iter().map(|(tool, rule)| {
-        Finding::warn(
-            SUBJECT,
-            format!("{tool}: {rule}"),
-            "packets of imds's guests never come to this rule; remove it if it was for them",
-        )
+        let advice = match translates_to_metadata(rule) {
+            true => {
+                "it makes other addresses the host's metadata service: guests are kept from it by the guard, but processes of \
+                 the host that call those are not seen by host-access; remove it if it was for guests"
+            }
+            false => "packets of imds's guests never come to this rule; remove it if it was for them",
+        };
+        Finding::warn(SUBJECT, format!("{tool}: {rule}"), advice)
     });
     or_ok(
         rules.collect(),
         SUBJECT,
         "no rule is about the metadata addresses",
     )
+}
+
+/// Whether a rule has a metadata address as its target, in the words of iptables (`--to-destination`) or nftables.
+fn translates_to_metadata(rule: &str) -> bool {
+    let targets = [
+        "--to-destination ",
+        "dnat to ",
+        "dnat ip to ",
+        "dnat ip6 to ",
+    ];
+    let mut of_rule = targets.iter().flat_map(|target| rule.split(target).skip(1));
+    of_rule.any(|target| {
+        let target = target.trim_start_matches('[');
+        METADATA_ADDRESSES
+            .iter()
+            .any(|address| target.starts_with(address))
+    })
 }
 
 fn out_of_reach(facts: &Facts) -> Vec<Finding> {
@@ -473,7 +503,9 @@ fn user_mode_networking(facts: &Facts) -> Vec<Finding> {
         Finding::warn(
             SUBJECT,
             found,
-            "to the host its guest's calls are this process's own: use a tap or a veth",
+            "to the host its guest's calls are this process's own: they reach the host's own metadata service, if there is one, \
+             unless host-access = \"allow-list\" in [host] keeps processes from it; for a service of imds give the guest a \
+             tap or a veth",
         )
     });
     or_ok(findings.collect(), SUBJECT, "none")
@@ -496,29 +528,51 @@ impl Process {
     }
 
     fn is_user_mode_networking(&self) -> bool {
-        USER_MODE_NETWORKING.contains(&self.program()) || self.has_qemu_netdev("user")
+        USER_MODE_NETWORKING.contains(&self.program())
+            || self.has_qemu_netdev("user")
+            || self.has_qemu_default_network()
     }
 
     fn is_vhost_user(&self) -> bool {
         self.has_qemu_netdev("vhost-user")
     }
 
-    /// QEMU takes `-netdev user,…`, `-nic user,…`, `-net user,…`, each with one hyphen or two.
+    /// A whole machine; `qemu-img` and `qemu-x86_64` are none.
+    fn is_qemu_machine(&self) -> bool {
+        let program = self.program();
+        program.starts_with("qemu-system-") || matches!(program, "qemu-kvm" | "kvm")
+    }
+
+    /// QEMU takes `-netdev user,…`, `-nic user,…`, `-net user,…`, each with one hyphen or two; `-netdev` also in JSON, as
+    /// libvirt writes it.
     fn has_qemu_netdev(&self, kind: &str) -> bool {
-        let is_option = |arg: &str| {
-            matches!(arg.trim_start_matches('-'), "netdev" | "nic" | "net") && arg.starts_with('-')
-        };
         let is_kind = |arg: &str| {
-            arg.split(',')
-                .next()
-                .is_some_and(|first| first == kind || first == format!("type={kind}"))
+            let json = serde_json::from_str::<serde_json::Value>(arg);
+            let is_in_json = json.is_ok_and(|value| value["type"] == kind);
+            let first = arg.split(',').next().unwrap_or_default();
+            is_in_json || first == kind || first == format!("type={kind}")
         };
-        self.program().starts_with("qemu")
+        self.is_qemu_machine()
             && self
                 .args
                 .windows(2)
-                .any(|pair| is_option(&pair[0]) && is_kind(&pair[1]))
+                .any(|pair| is_option(&pair[0], &NETWORK_OPTIONS) && is_kind(&pair[1]))
     }
+
+    /// A machine that is started without a word about its network has a card with user-mode networking
+    /// (qemu(1), `-nic`), unless it shall have no defaults.
+    fn has_qemu_default_network(&self) -> bool {
+        let is_about_it =
+            |arg: &String| is_option(arg, &NETWORK_OPTIONS) || is_option(arg, &["nodefaults"]);
+        self.is_qemu_machine() && !self.args.iter().any(is_about_it)
+    }
+}
+
+/// QEMU's options about a machine's network.
+const NETWORK_OPTIONS: [&str; 3] = ["netdev", "nic", "net"];
+
+fn is_option(arg: &str, names: &[&str]) -> bool {
+    arg.starts_with('-') && names.contains(&arg.trim_start_matches('-'))
 }
 
 #[cfg(test)]
@@ -726,6 +780,29 @@ mod tests {
     }
 
     #[test]
+    fn rules_that_lead_to_the_service_are_told_from_those_about_it() {
+        for (rule, expected) in [
+            (
+                "-A OUTPUT -d 203.0.113.9/32 -p tcp -j DNAT --to-destination 169.254.169.254:80",
+                true,
+            ),
+            (
+                "ip daddr 203.0.113.9 tcp dport 80 dnat to 169.254.169.254:80",
+                true,
+            ),
+            ("ip6 daddr 2001:db8::9 dnat ip6 to [fd00:ec2::254]:80", true),
+            (
+                "-A PREROUTING -d 169.254.169.254/32 -j DNAT --to-destination 10.0.0.1:8080",
+                false,
+            ),
+            ("ip daddr 169.254.169.254 dnat to 10.0.0.1", false),
+            ("ip daddr 169.254.169.254 drop", false),
+        ] {
+            assert_eq!(translates_to_metadata(rule), expected, "{rule}");
+        }
+    }
+
+    #[test]
     fn the_guard() {
         let with = |is_guarded, has_place| {
             move |facts: &mut Facts| {
@@ -822,6 +899,14 @@ mod tests {
             ("qemu-system-x86_64 -nic user", true),
             ("qemu-system-x86_64 -net nic -net user", true),
             ("qemu-system-aarch64 --netdev type=user,id=n0", true),
+            ("qemu-kvm -netdev {\"type\":\"user\",\"id\":\"n0\"}", true),
+            ("qemu-system-x86_64 -m 512", true),
+            ("rootlesskit --net=slirp4netns", true),
+            ("qemu-system-x86_64 -nodefaults", false),
+            ("qemu-system-x86_64 -nic none", false),
+            ("qemu-kvm -netdev {\"type\":\"tap\",\"id\":\"user\"}", false),
+            ("qemu-img create user", false),
+            ("qemu-x86_64 /bin/true", false),
             ("qemu-system-x86_64 -netdev tap,id=n0", false),
             ("qemu-system-x86_64 -name user -netdev tap", false),
             ("vim slirp4netns.c", false),

@@ -219,7 +219,8 @@ impl Guests {
         });
         let list = Arc::clone(&guest.connections);
         let limits = guest.limits();
-        list.add(number, Arc::clone(&connection), limits.connections);
+        let n_left = list.add(number, Arc::clone(&connection), limits.connections);
+        self.connections.fetch_sub(n_left, Ordering::Relaxed);
         Admission {
             connection,
             number,
@@ -229,7 +230,8 @@ impl Guests {
         }
     }
 
-    /// Ends some connections of the guest that has the most by some count.
+    /// Ends some connections of the guest that has the most by some count. They do not count any more, though each has to come
+    /// round to its end: or others would have to go for them meanwhile, until none is left.
     fn relieve(&self, count: impl Fn(&Connections) -> usize, evict: impl Fn(&mut Open)) {
         let guests = self.by_slot.load();
         if let Some(largest) = guests
@@ -237,10 +239,21 @@ impl Guests {
             .max_by_key(|guest| count(&guest.connections))
         {
             let mut open = largest.connections.lock();
+            let before = open.counts();
             for _ in 0..EVICTED_AT_ONCE {
                 evict(&mut open);
             }
+            self.count_off(before, open.counts());
         }
+    }
+}
+
+impl Guests {
+    fn count_off(&self, before: (usize, usize), after: (usize, usize)) {
+        self.connections
+            .fetch_sub(before.0 - after.0, Ordering::Relaxed);
+        self.in_flight
+            .fetch_sub(before.1 - after.1, Ordering::Relaxed);
     }
 }
 
@@ -255,7 +268,9 @@ impl Admission {
         }
         let mut open = self.list.lock();
         if open.in_flight.len() >= self.in_flight_max {
+            let before = open.counts();
             open.evict_in_flight();
+            self.guests.count_off(before, open.counts());
         }
         let turn = open.begun;
         open.begun += 1;
@@ -308,12 +323,16 @@ impl Guest {
 }
 
 impl Connections {
-    fn add(&self, number: u64, connection: Arc<Connection>, connections_max: u32) {
+    /// How many left the list for it.
+    fn add(&self, number: u64, connection: Arc<Connection>, connections_max: u32) -> usize {
         let mut open = self.lock();
-        if open.by_number.len() >= connections_max as usize {
+        let before = open.by_number.len();
+        if before >= connections_max as usize {
             open.evict_idle();
         }
+        let n_left = before - open.by_number.len();
         open.add(number, connection);
+        n_left
     }
 
     fn end_all(&self) {
@@ -345,6 +364,11 @@ impl Open {
             self.by_activity.retain(is_open);
         }
         self.by_activity.push(Reverse((active, number)));
+    }
+
+    /// How many there are, and how many requests in flight.
+    fn counts(&self) -> (usize, usize) {
+        (self.by_number.len(), self.in_flight.len())
     }
 
     /// Ends the connection that was idle longest. It leaves the list here, so that the next eviction finds another.
@@ -383,22 +407,28 @@ impl Connection {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.list.lock().by_number.remove(&self.number);
-        self.guests.connections.fetch_sub(1, Ordering::Relaxed);
+        // One that was told to end has left the list, and the count, before.
+        if self.list.lock().by_number.remove(&self.number).is_some() {
+            self.guests.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let Admission { list, guests, .. } = self.admission;
-        list.lock().in_flight.remove(&self.turn);
-        guests.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if list.lock().in_flight.remove(&self.turn).is_some() {
+            guests.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{io, path::Path};
+
     use super::*;
+    use crate::config::{self, Files, Installation};
 
     /// Connections with numbers from 0, each active at the time of its number.
     fn open(count: u64) -> Open {
@@ -458,5 +488,44 @@ mod tests {
         check_left(&open, &[1]);
         open.evict_in_flight();
         check_left(&open, &[1]);
+    }
+
+    struct File(&'static str);
+
+    impl Files for File {
+        fn read(&self, _path: &Path, _bytes_max: usize) -> io::Result<Vec<u8>> {
+            Ok(self.0.into())
+        }
+    }
+
+    /// Who was told to end goes when its turn comes. Until then nobody else has to go for it.
+    #[test]
+    fn a_neighbour_keeps_its_connections_while_another_takes_all_there_are() {
+        const TOML: &str = "[host]\nregion = \"eu-central-1\"\n[[instance]]\nport = \"p1\"\n[[instance]]\nport = \"p2\"\n";
+        let installation = Installation {
+            seed: [7; 16],
+            created: UnixSeconds(1_700_000_000),
+        };
+        let settings =
+            config::load(Path::new("imds.toml"), &installation, &File(TOML)).expect("it is right");
+        let states = settings.guests.into_iter().map(|guest| {
+            Arc::new(Published {
+                at: UnixSeconds(0),
+                limits: guest.limits,
+                instance: guest.instance,
+            })
+        });
+        let guests = Arc::new(Guests::with_connections(50));
+        guests.upsert((1..).zip(states).collect());
+        let (greedy, neighbour) = (guests.get(1).unwrap(), guests.get(2).unwrap());
+        let _two = [0, 1].map(|number| guests.admit(&neighbour, number, number));
+        // No task comes round to its end in between.
+        let admitted: Vec<_> = (2..500)
+            .map(|number| guests.admit(&greedy, number, number))
+            .collect();
+        assert_eq!(neighbour.open_connections(), 2);
+        assert!(greedy.open_connections() <= 48);
+        drop(admitted);
+        assert_eq!(guests.connections.load(Ordering::Relaxed), 2);
     }
 }

@@ -55,6 +55,8 @@ const LOOK_AFTER: Duration = Duration::from_millis(1);
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(64);
 /// Pause after the kernel could not give us a connection (descriptors, memory), so that the wait is not a busy one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often that is told: guests that take all descriptors are not to fill the log, too.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often a request waits for signatures: they may come for a document that has changed meanwhile, even twice.
 const SIGNATURE_WAITS: usize = 3;
 
@@ -129,6 +131,7 @@ async fn accept(server: &Arc<Server>, listener: StdTcpListener) {
     // Before the first look, so that it is not missed.
     let mut told_to_drain = pin!(server.told_to_drain.notified());
     server.accepting.fetch_add(1, Ordering::SeqCst);
+    let mut told = None;
     while !server.drains() {
         tokio::select! {
             // In this order, so that no connection is accepted any more once the server drains.
@@ -139,7 +142,10 @@ async fn accept(server: &Arc<Server>, listener: StdTcpListener) {
                 // The guest hung up while it waited; the next one may not have.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!("accept a connection: {error}");
+                    if told.is_none_or(|told: Instant| told.elapsed() >= TELL_EVERY) {
+                        tracing::warn!("accept a connection: {error}");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -102,6 +102,25 @@ impl NetNs {
         Self::open_path(Path::new(THREAD_NETNS))
     }
 
+    /// Gives a namespace that is there already a name: that of a process, by its `/proc/PID/ns/net`. It lives on with the
+    /// name when that process ends.
+    ///
+    /// # Errors
+    /// When the name is no file name or is taken, and when the kernel refuses (no root).
+    pub fn name_path(namespace: &Path, name: &str) -> Result<Self, NetNsError> {
+        let path = path_of(name)?;
+        prepare_netns_dir()?;
+        reserve_name(name, &path)?;
+        if let Err(cause) = bind(namespace, &path) {
+            fs::remove_file(&path).ok();
+            return Err(NetNsError::Create {
+                name: name.to_owned(),
+                cause: cause.into(),
+            });
+        }
+        Self::open(name)
+    }
+
     /// Removes the name; the namespace ends when the last process, socket and descriptor in it is gone.
     ///
     /// # Errors
@@ -409,20 +428,22 @@ fn reserve_name(name: &str, path: &Path) -> Result<(), NetNsError> {
 fn mount_new_namespace(name: &str, path: &Path) -> Result<(), NetNsError> {
     in_own_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)
-            .and_then(|()| {
-                mount(
-                    Some(THREAD_NETNS),
-                    path,
-                    None::<&str>,
-                    MsFlags::MS_BIND,
-                    None::<&str>,
-                )
-            })
+            .and_then(|()| bind(Path::new(THREAD_NETNS), path))
             .map_err(|errno| NetNsError::Create {
                 name: name.to_owned(),
                 cause: errno.into(),
             })
     })
+}
+
+fn bind(namespace: &Path, path: &Path) -> nix::Result<()> {
+    mount(
+        Some(namespace),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
 }
 
 fn in_own_thread<T: Send>(

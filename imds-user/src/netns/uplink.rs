@@ -36,7 +36,9 @@ impl Way {
         self.prefix_bits == 0 && self.table == MAIN
     }
 
-    fn covers(&self, address: IpAddr) -> bool {
+    /// Whether an address is among its destinations.
+    #[must_use]
+    pub fn covers(&self, address: IpAddr) -> bool {
         let bits = u32::from(self.prefix_bits);
         match (self.destination, address) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {

@@ -2,7 +2,7 @@
 //! highest number being the latest. Made by the daemon, listened on by the responder alone.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder, File, Permissions},
     io,
     net::TcpListener,
     os::{
@@ -13,13 +13,20 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket},
+};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::greeting::Greeting;
 
 /// How long a responder may take to greet. One that serves does so within a millisecond.
 const GREETING_WITHIN: Duration = Duration::from_secs(3);
+
+/// A file without content that gives its place to a socket for which a full disk has none: an upgrade must not wait until
+/// somebody made room.
+const SPARE: &str = "spare";
 
 /// One responder's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +49,19 @@ impl Door {
         let door = Self::numbered(directory, latest + 1);
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        bind(socket.as_raw_fd(), &UnixAddr::new(&door.path)?)?;
+        let address = UnixAddr::new(&door.path)?;
+        bind(socket.as_raw_fd(), &address).or_else(|error| {
+            if !matches!(error, Errno::ENOSPC | Errno::EDQUOT) {
+                return Err(error);
+            }
+            tracing::warn!("{} is full", directory.display());
+            fs::remove_file(directory.join(SPARE)).ok();
+            bind(socket.as_raw_fd(), &address)
+        })?;
         // The directory lets nobody else in; this is the second lock.
         fs::set_permissions(&door.path, Permissions::from_mode(0o600))?;
+        // If there is no room for it now, there may be the next time.
+        File::create(directory.join(SPARE)).ok();
         Ok((door, socket))
     }
 
@@ -67,6 +84,19 @@ impl Door {
         }
         doors.sort_by_key(|door| std::cmp::Reverse(door.number));
         Ok(doors)
+    }
+
+    /// Removes the directory, if it is there. All doors have to be removed before.
+    ///
+    /// # Errors
+    /// When there is something else in it.
+    pub fn remove_directory(directory: &Path) -> io::Result<()> {
+        let absent_is_fine = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        };
+        fs::remove_file(directory.join(SPARE)).or_else(absent_is_fine)?;
+        fs::remove_dir(directory).or_else(absent_is_fine)
     }
 
     fn numbered(directory: &Path, number: u64) -> Self {
@@ -128,6 +158,14 @@ mod tests {
         assert!(!first.path().exists());
         let mode = fs::metadata(&directory).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        fs::remove_dir_all(directory).unwrap();
+        let is_left = Door::remove_directory(&directory).unwrap_err();
+        assert_eq!(is_left.kind(), io::ErrorKind::DirectoryNotEmpty);
+        fs::remove_file(directory.join("other")).unwrap();
+        for door in Door::all(&directory).unwrap() {
+            door.remove();
+        }
+        Door::remove_directory(&directory).unwrap();
+        Door::remove_directory(&directory).unwrap();
+        assert!(!directory.exists());
     }
 }

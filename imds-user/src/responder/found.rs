@@ -185,8 +185,6 @@ pub async fn remove(directory: &Path) -> io::Result<bool> {
         }
         door.remove();
     }
-    match std::fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(was_there),
-    }
+    Door::remove_directory(directory)?;
+    Ok(was_there)
 }

@@ -832,7 +832,7 @@ mod tests {
         );
         assert_eq!(
             story.apply(
-                &format!("[[instance]]\nid = \"i-0123456789abcdef0\"\nport = \"vnet9\""),
+                "[[instance]]\nid = \"i-0123456789abcdef0\"\nport = \"vnet9\"",
                 Precedence::File
             ),
             [format!(

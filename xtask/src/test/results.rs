@@ -52,13 +52,13 @@ impl<'a> Line<'a> {
 
 /// What one `cargo test` said, line by line.
 #[derive(Debug, Default)]
-pub(super) struct Results {
+pub(crate) struct Results {
     tally: Tally,
     n_failed: u64,
 }
 
 impl Results {
-    pub(super) fn read(&mut self, line: &str) {
+    pub(crate) fn read(&mut self, line: &str) {
         match Line::parse(line) {
             Line::Failed(name) => self.tally.failures.push(name.to_owned()),
             Line::Ignored(name) => self
@@ -75,7 +75,7 @@ impl Results {
 
     /// The sum. `skips` is what tests wrote into the skip log: libtest knows no skipping, such a test counts itself as
     /// passed. `ended_well` is the exit status of `cargo test`.
-    pub(super) fn conclude(mut self, skips: &str, ended_well: bool) -> Tally {
+    pub(crate) fn conclude(mut self, skips: &str, ended_well: bool) -> Tally {
         let skips = skips.lines().map(str::trim).filter(|line| !line.is_empty());
         for skip in skips {
             let reason = skip.strip_prefix("SKIP:").unwrap_or(skip).trim();

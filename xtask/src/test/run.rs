@@ -1,7 +1,7 @@
 //! Runs one `cargo test`, shows what it says and adds it up.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     io::{BufRead as _, BufReader},
     path::PathBuf,
@@ -38,6 +38,18 @@ impl Environment {
         self
     }
 
+    /// What tests are told.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &OsStr)> {
+        let variables = self.variables.iter();
+        variables.map(|(name, value)| (*name, value.as_os_str()))
+    }
+
+    /// One of them.
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+        let mut variables = self.variables();
+        variables.find_map(|(given, value)| (given == name).then_some(value))
+    }
+
     fn take_skips(&self) -> anyhow::Result<String> {
         fs::read_to_string(&self.skip_log)
             .with_context(|| format!("read the skips in {}", self.skip_log.display()))
@@ -48,12 +60,7 @@ impl Environment {
 pub(crate) fn run(cargo: &mut Command, environment: &Environment) -> anyhow::Result<Tally> {
     fs::write(&environment.skip_log, "")
         .with_context(|| format!("empty {}", environment.skip_log.display()))?;
-    cargo.envs(
-        environment
-            .variables
-            .iter()
-            .map(|(name, value)| (name, value)),
-    );
+    cargo.envs(environment.variables());
     let mut child = cargo
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

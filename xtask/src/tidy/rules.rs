@@ -98,6 +98,7 @@ pub(super) const RULES: &[Rule] = &[
             "imds-user/src/http/status.rs",
             "imds-user/src/identity/",
             "imds-user/src/instance",
+            "imds-user/src/launch/plan.rs",
             "imds-user/src/life",
             "imds-user/src/metadata",
             "imds-user/src/store/",

@@ -33,7 +33,7 @@ const STATES: &str = r#"{"status":["created","restarting","running","paused"]}"#
 
 /// Why Docker could not be asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ApiError {
+pub(crate) enum ApiError {
     /// Nobody listens, or the socket is not there.
     #[error("docker at {}: {cause}", socket.display())]
     Connect {
@@ -96,7 +96,7 @@ pub(super) enum ApiError {
 
 /// A Docker daemon.
 #[derive(Debug)]
-pub(super) struct Api {
+pub(crate) struct Api {
     socket: PathBuf,
 }
 
@@ -136,7 +136,7 @@ struct ImageConfig {
 }
 
 impl Api {
-    pub(super) fn new(socket: PathBuf) -> Self {
+    pub(crate) fn new(socket: PathBuf) -> Self {
         Self { socket }
     }
 
@@ -144,7 +144,7 @@ impl Api {
     pub(super) async fn events(&self) -> Result<Events, ApiError> {
         let path = format!("/events?filters={}", encoded(EVENTS));
         let late = |_| ApiError::Late { path: path.clone() };
-        let answer = tokio::time::timeout(PATIENCE, self.ask(&path)).await;
+        let answer = tokio::time::timeout(PATIENCE, self.ask("GET", &path, &[])).await;
         let answer = answer.map_err(late)??;
         match answer.status {
             OK => Ok(Events { answer }),
@@ -180,14 +180,8 @@ impl Api {
     }
 
     /// What is at a path; none if nothing is.
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, ApiError> {
-        let late = |_| ApiError::Late {
-            path: path.to_owned(),
-        };
-        let whole = async { self.ask(path).await?.whole(path).await };
-        let (status, body) = tokio::time::timeout(PATIENCE, whole)
-            .await
-            .map_err(late)??;
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, ApiError> {
+        let (status, body) = self.answer("GET", path, &[]).await?;
         match status {
             OK => serde_json::from_slice(&body)
                 .map(Some)
@@ -203,8 +197,31 @@ impl Api {
         }
     }
 
+    /// Has something done, with so much JSON; the status of the answer.
+    pub(crate) async fn order(
+        &self,
+        method: &str,
+        path: &str,
+        json: &[u8],
+    ) -> Result<u16, ApiError> {
+        Ok(self.answer(method, path, json).await?.0)
+    }
+
+    async fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        json: &[u8],
+    ) -> Result<(u16, BytesMut), ApiError> {
+        let late = |_| ApiError::Late {
+            path: path.to_owned(),
+        };
+        let whole = async { self.ask(method, path, json).await?.whole(path).await };
+        tokio::time::timeout(PATIENCE, whole).await.map_err(late)?
+    }
+
     /// Asks, and reads the head of the answer.
-    async fn ask(&self, path: &str) -> Result<Answer, ApiError> {
+    async fn ask(&self, method: &str, path: &str, json: &[u8]) -> Result<Answer, ApiError> {
         let mut stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -212,11 +229,8 @@ impl Api {
                     socket: self.socket.clone(),
                     cause,
                 })?;
-        let head = format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
-        stream
-            .write_all(head.as_bytes())
-            .await
-            .map_err(talk(path))?;
+        let question = [question(method, path, json.len()).as_bytes(), json].concat();
+        stream.write_all(&question).await.map_err(talk(path))?;
         let mut bytes = BytesMut::new();
         loop {
             if stream.read_buf(&mut bytes).await.map_err(talk(path))? == 0 {
@@ -270,6 +284,15 @@ impl Events {
     }
 }
 
+/// The head of a question.
+fn question(method: &str, path: &str, json_bytes: usize) -> String {
+    let body = match json_bytes {
+        0 => String::new(),
+        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n{body}\r\n")
+}
+
 /// The status of an answer and how long its head is, once it is there.
 fn head_of(bytes: &[u8]) -> Result<Option<(u16, usize)>, httparse::Error> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
@@ -294,7 +317,7 @@ fn long(path: &str) -> ApiError {
 }
 
 /// A part of a path or query, all but the plainest characters as `%XX`.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
@@ -324,6 +347,18 @@ mod tests {
             assert_eq!(head_of(text.as_bytes()).unwrap(), expected, "{text}");
         }
         assert!(head_of(b"SSH-2.0-OpenSSH\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_question_says_how_long_its_body_is_if_it_has_one() {
+        assert_eq!(
+            question("GET", "/info", 0),
+            "GET /info HTTP/1.0\r\nHost: docker\r\n\r\n"
+        );
+        assert_eq!(
+            question("POST", "/containers/create", 2),
+            "POST /containers/create HTTP/1.0\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+        );
     }
 
     #[test]

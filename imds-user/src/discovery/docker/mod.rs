@@ -10,7 +10,7 @@
 //! container of anybody's with something in it that its models do not know, which an image alone can bring about, and
 //! there is no list of any.
 
-mod api;
+pub(crate) mod api;
 mod container;
 
 use std::collections::{BTreeMap, HashMap};
