@@ -61,8 +61,8 @@ use crate::{
     store::{self, Store, View, apply::Precedence},
     teardown,
 };
-pub use control_api::ApiOptions;
 use control_api::ControlApi;
+pub use control_api::{ApiPlace, USUAL_ADDRESS};
 pub use error::DaemonError;
 use following::Following;
 use host_access::Restriction;
@@ -85,7 +85,7 @@ pub struct Options {
     /// Room in bytes for what the kernel tells of interfaces, where a test wants little.
     pub notification_bytes: Option<usize>,
     /// Where AWS's tools reach the control API.
-    pub api: Option<ApiOptions>,
+    pub api: ApiPlace,
 }
 
 /// Where the kernel shows its type information. The programs carry theirs, and a kernel that cannot read it is older or
@@ -131,7 +131,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         discovery,
     } = reading.settings;
     let restriction = Restriction::prepare(host_access)?;
-    let control_api = ControlApi::open(&state, &store, &host, options.api.as_ref()).await?;
+    let control_api = ControlApi::open(&state, &store, &host, &options.api).await?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,

@@ -16,7 +16,7 @@ Examples:
   imds aws-env --role read-only          for somebody who is to look and change nothing
   imds aws-env --json | jq -r .AWS_ENDPOINT_URL
 
-The daemon has to be started with --api for it.";
+Terraform needs no more than that. `imds run --api none` offers none of it.";
 
 /// Print the environment that points AWS's tools at this host's control API
 ///

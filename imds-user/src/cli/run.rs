@@ -1,11 +1,11 @@
 //! `imds run`: the daemon.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr};
 
 use anyhow::Context;
 use clap::Args;
 use imds_user::{
-    daemon::{self, ApiOptions, Options},
+    daemon::{self, ApiPlace, Options, USUAL_ADDRESS},
     dataplane::load::KernelLog,
 };
 
@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   imds run --config /etc/imds.toml
   imds run --config lab.toml --state-dir /run/imds-lab   a second daemon, in a namespace of its own
-  imds run --config /etc/imds.toml --api 127.0.0.1:4566  and for AWS's tools: imds aws-env
+  imds run --config /etc/imds.toml --api none            without a port for AWS's tools (imds aws-env)
   kill -HUP $(imds status --json | jq .daemon.pid)       read the configuration again
 
 Set RUST_LOG=debug for more in the log.";
@@ -41,10 +41,10 @@ pub(crate) struct Run {
     /// Do not start, or take over a new configuration, while an interface that it names is not there
     #[arg(long)]
     strict: bool,
-    /// Where AWS's tools reach the control API: an address of this machine alone, unless there is a certificate [example:
-    /// 127.0.0.1:4566]
+    /// Where AWS's tools reach the control API: an address of this machine alone, unless there is a certificate; `none` for
+    /// nowhere [default: 127.0.0.1:4566, or another port if that is taken]
     #[arg(long, value_name = "ADDRESS:PORT")]
-    api: Option<SocketAddr>,
+    api: Option<Api>,
     /// The certificate of the control API (PEM, the server's own first), to offer it beyond this machine
     #[arg(long, value_name = "FILE", requires_all = ["api", "api_key"])]
     api_certificate: Option<PathBuf>,
@@ -57,6 +57,27 @@ pub(crate) struct Run {
     /// Log every packet that the programs in the kernel drop (slow; off costs nothing)
     #[arg(long)]
     log_packets: bool,
+}
+
+/// Where the control API is to be, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Api {
+    At(SocketAddr),
+    Nowhere,
+}
+
+impl FromStr for Api {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        if typed == "none" {
+            return Ok(Self::Nowhere);
+        }
+        let address = typed.parse().map(Self::At);
+        address.map_err(|_| {
+            format!("an address and a port, such as {USUAL_ADDRESS} or [::1]:4566, or `none`")
+        })
+    }
 }
 
 impl Run {
@@ -78,10 +99,14 @@ impl Run {
             api_key,
             ..
         } = self;
-        let api = api.map(|address| ApiOptions {
-            address,
-            tls: api_certificate.zip(api_key),
-        });
+        let api = match api {
+            None => ApiPlace::Usual,
+            Some(Api::Nowhere) => ApiPlace::Nowhere,
+            Some(Api::At(address)) => ApiPlace::At {
+                address,
+                tls: api_certificate.zip(api_key),
+            },
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -130,7 +130,7 @@ impl Daemon {
                 let found = self.control_api.environment(role);
                 Answer::AwsEnv(found.ok_or_else(|| {
                     Trouble::Unfit(
-                        "the daemon offers no control API to AWS's tools: start it with --api 127.0.0.1:4566, for example"
+                        "the daemon offers no control API to AWS's tools: start it without `--api none`"
                             .to_owned(),
                     )
                 })?)

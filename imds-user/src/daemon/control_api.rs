@@ -1,7 +1,7 @@
 //! The control API beside the daemon: on a thread of its own, so that guests and the kernel wait for no client of it. What a
 //! call writes the daemon hears from the store, like anybody's changes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,24 @@ use crate::store::{InstanceRecord, KeyRole, Store, View};
 /// How long after an error instances are attended to again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Where it is when nothing else is said.
+pub const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4566);
+
 /// Where AWS's tools are to reach it, besides the Unix socket.
 #[derive(Clone, Debug)]
-pub struct ApiOptions {
-    /// The address.
-    pub address: SocketAddr,
-    /// A certificate and its key, both in PEM: with them, any address may be given; without, one of loopback.
-    pub tls: Option<(PathBuf, PathBuf)>,
+pub enum ApiPlace {
+    /// At [`USUAL_ADDRESS`], or at another port of loopback if somebody else has that. A host whose loopback interface is down
+    /// serves its guests all the same.
+    Usual,
+    /// At this address or not at all.
+    At {
+        /// The address.
+        address: SocketAddr,
+        /// A certificate and its key, both in PEM: with them, any address may be given; without, one of loopback.
+        tls: Option<(PathBuf, PathBuf)>,
+    },
+    /// By the Unix socket alone.
+    Nowhere,
 }
 
 /// A control API that is open. It ends when this is dropped.
@@ -54,7 +65,7 @@ impl ControlApi {
         state: &StateDir,
         store: &Store,
         host: &Host,
-        options: Option<&ApiOptions>,
+        place: &ApiPlace,
     ) -> Result<Self, DaemonError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -73,7 +84,7 @@ impl ControlApi {
         };
         let doors = {
             let _entered = runtime.enter();
-            Doors::open(state, options)?
+            Doors::open(state, place)?
         };
         if let Some((listener, tls)) = &doors.tcp {
             let scheme = if tls.is_some() { "https" } else { "http" };
@@ -124,14 +135,15 @@ impl Drop for ControlApi {
 }
 
 impl Doors {
-    fn open(state: &StateDir, options: Option<&ApiOptions>) -> Result<Self, DaemonError> {
-        let tcp = match options {
-            None => None,
-            Some(ApiOptions { address, tls: None }) => Some((server::listen(*address)?, None)),
-            Some(ApiOptions {
+    fn open(state: &StateDir, place: &ApiPlace) -> Result<Self, DaemonError> {
+        let tcp = match place {
+            ApiPlace::Nowhere => None,
+            ApiPlace::Usual => listen_as_usual().map(|listener| (listener, None)),
+            ApiPlace::At { address, tls: None } => Some((server::listen(*address)?, None)),
+            ApiPlace::At {
                 address,
                 tls: Some((certificate, key)),
-            }) => {
+            } => {
                 let tls = Tls::read(certificate, key)?;
                 Some((server::listen_anywhere(*address)?, Some(tls)))
             }
@@ -150,6 +162,22 @@ impl Doors {
             }
         }
     }
+}
+
+fn listen_as_usual() -> Option<TcpListener> {
+    let any_port = SocketAddr::new(USUAL_ADDRESS.ip(), 0);
+    let listener = server::listen(USUAL_ADDRESS).or_else(|taken| {
+        let other = server::listen(any_port);
+        if other.is_ok() {
+            tracing::warn!(
+                "{taken}: the control API takes another port, which `imds aws-env` tells"
+            );
+        }
+        other
+    });
+    listener
+        .inspect_err(|error| tracing::warn!("no control API for AWS's tools: {error}"))
+        .ok()
 }
 
 /// Nobody here runs machines, and which options are in force the daemon notes itself.
