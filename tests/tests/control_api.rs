@@ -737,6 +737,7 @@ fn a_daemon_does_not_offer_it_to_the_network_without_tls() {
         return;
     };
     let _web = host.guest("web").routed("10.0.0.10").up();
+    host.write_config();
     host.run_option("--api").run_option("0.0.0.0:4566");
     let refused = host.run_to_the_end();
     assert!(!refused.status.success());

@@ -12,7 +12,7 @@ use super::{Daemon, DaemonError, Options, now, now_millis};
 use crate::config::{self, Guest, Origin, Said, Settings, disk::Disk};
 use crate::control::Applied;
 use crate::discovery::admitted::{Admission, Admitted};
-use crate::instance::InstanceId;
+use crate::instance::{InstanceId, MetadataOptions};
 use crate::life::{Life, Lives, State};
 use crate::responder::supervisor::Update;
 use crate::state::StateDir;
@@ -404,16 +404,40 @@ impl Daemon {
         Ok(())
     }
 
-    /// Notes that the options of the instances that run are in force. It is what everybody was waiting for, so that a disk
-    /// without room is told in the log alone.
+    /// Notes which options are in force: those that guests are served by, which is not always what the records have by now. It is
+    /// what everybody was waiting for, so that a disk without room is told in the log alone.
     pub(super) async fn note_applied(&self) {
-        let is_running = |id: &InstanceId| self.lives.of(*id).state() == State::Running;
+        let is_waited_for = |record: &InstanceRecord| {
+            let is_pending = record.options.applied != record.options.changed;
+            is_pending && !record.is_terminated()
+        };
+        let waited_for: BTreeSet<InstanceId> = self.store.read(|view| {
+            let records = view.instances().iter();
+            let records = records.filter(|(_, versioned)| is_waited_for(&versioned.value));
+            records.map(|(id, _)| *id).collect()
+        });
+        let runs = |id: &InstanceId| self.lives.of(*id).state() == State::Running;
+        let waited_for: BTreeSet<InstanceId> = waited_for.into_iter().filter(runs).collect();
+        if waited_for.is_empty() {
+            return;
+        }
+        let in_force: BTreeMap<InstanceId, MetadataOptions> = self
+            .served
+            .values()
+            .map(|guest| &guest.state.instance)
+            .filter(|instance| waited_for.contains(&instance.id))
+            .map(|instance| (instance.id, instance.options))
+            .collect();
         let draft = |view: &View| -> Result<(Transaction, ()), StoreError> {
             let mut draft = view.draft(by_itself("applied"));
-            for (id, versioned) in view.instances() {
-                let record = &versioned.value;
-                let is_pending = record.options.applied != record.options.changed;
-                if is_pending && !record.is_terminated() && is_running(id) {
+            for id in &waited_for {
+                let Some(record) = view.instance(*id) else {
+                    continue;
+                };
+                // Nobody is served where there is no port.
+                let is_in_force =
+                    record.port.is_none() || in_force.get(id) == Some(&record.spec.options);
+                if is_waited_for(record) && is_in_force {
                     let mut record = InstanceRecord::clone(record);
                     record.options.apply();
                     draft.put_unnoted(&Record::Instance(Box::new(record)))?;
@@ -421,16 +445,6 @@ impl Daemon {
             }
             Ok((draft.finish(), ()))
         };
-        let has_pending = self.store.read(|view| {
-            let mut records = view.instances().iter();
-            records.any(|(id, versioned)| {
-                let options = versioned.value.options;
-                options.applied != options.changed && is_running(id)
-            })
-        });
-        if !has_pending {
-            return;
-        }
         if let Err(error) = self.store.update(draft).await {
             tracing::error!("note that options are applied: {error}");
         }
