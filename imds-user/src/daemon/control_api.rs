@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{DaemonError, now_millis};
 use crate::api::attend::attend;
@@ -76,14 +76,16 @@ impl ControlApi {
                 what: "start the thread of the control API",
                 cause,
             })?;
+        let handle = runtime.handle().clone();
+        // At once: what is dropped ends without waiting, also where this goes wrong further on.
         let mut open = Self {
-            runtime: None,
+            runtime: Some(runtime),
             store: store.clone(),
             region: host.zone.region().to_owned(),
             endpoint: None,
         };
         let doors = {
-            let _entered = runtime.enter();
+            let _entered = handle.enter();
             Doors::open(state, place)?
         };
         if let Some((listener, tls)) = &doors.tcp {
@@ -97,14 +99,13 @@ impl ControlApi {
         }
         let ground = Ground::of(host.clone(), state.installation()?);
         match Api::start(store.clone(), ground).await {
-            Ok(api) => doors.serve(&runtime, api),
+            Ok(api) => doors.serve(&handle, api),
             Err(error) => {
                 tracing::error!("the control API stays closed: {error}");
                 open.endpoint = None;
             }
         }
-        runtime.spawn(attend_always(store.clone()));
-        open.runtime = Some(runtime);
+        handle.spawn(attend_always(store.clone()));
         Ok(open)
     }
 
@@ -152,7 +153,7 @@ impl Doors {
         Ok(Self { tcp, unix })
     }
 
-    fn serve(self, runtime: &Runtime, api: Arc<Api>) {
+    fn serve(self, runtime: &Handle, api: Arc<Api>) {
         runtime.spawn(server::serve_unix(Arc::clone(&api), self.unix));
         match self.tcp {
             None => {}
