@@ -36,6 +36,17 @@ pub(crate) struct AwsEnv {
     state_dir: StateDir,
 }
 
+/// What would lead tools elsewhere, or have them sign as somebody else, if the shell had it set.
+const IN_THE_WAY: &[&str] = &[
+    "AWS_ENDPOINT_URL_CLOUDWATCH",
+    "AWS_ENDPOINT_URL_EC2",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_PROFILE",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+];
+
 /// [`KeyRole`], as it is typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Role {
@@ -65,6 +76,7 @@ impl AwsEnv {
             let object = serde_json::Map::from_iter(variables);
             writeln!(out, "{}", serde_json::Value::Object(object))?;
         } else {
+            writeln!(out, "unset {}", IN_THE_WAY.join(" "))?;
             // Keys, addresses and regions have no quotes in them.
             for (name, value) in variables {
                 writeln!(out, "export {name}='{value}'")?;
