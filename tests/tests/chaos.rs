@@ -52,10 +52,14 @@ fn guests_are_served_and_the_operator_is_told_when_the_state_disk_is_full() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success(), "{line}");
         assert!(
-            said.contains("No space left") && said.contains("state"),
+            said.contains("no room on its file system") && said.contains("state"),
             "{line}: {said}"
         );
-        assert!(daemon.log().contains("No space left"), "{}", daemon.log());
+        assert!(
+            daemon.log().contains("no room on its file system"),
+            "{}",
+            daemon.log()
+        );
         check_served();
     }
     let responder = daemon.responder_pid();

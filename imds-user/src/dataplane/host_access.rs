@@ -33,6 +33,9 @@ pub const PROGRAMS: [&str; 4] = [
 /// What folders of links are called, before their number.
 const LINKS: &str = "links-";
 
+/// No network namespace has this cookie: the kernel counts from one.
+const NO_NETNS: u64 = 0;
+
 const _: () = assert!(CgroupPath::LEVELS_MAX == CGROUP_LEVELS_MAX as usize);
 
 /// The maps, and where links are pinned.
@@ -98,6 +101,11 @@ impl DataPlane {
     /// # Errors
     /// When the BPF file system refuses.
     pub fn unrestrict_host(&mut self) -> Result<(), DataPlaneError> {
+        // The kernel detaches a program some time after its link went. Until then nobody is of this namespace.
+        self.host_access
+            .host
+            .set(0, NO_NETNS, 0)
+            .map_err(map_error("HOST"))?;
         self.host_access
             .links()?
             .iter()

@@ -318,7 +318,7 @@ impl<'a> Service<'a> {
         let name = &self.stage.machines[self.stage.movers.start].name;
         let refused = self.stage.host().command(&format!("instance stop {name}"));
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        if refused.status.success() || !said.contains("No space left") {
+        if refused.status.success() || !said.contains("no room on its file system") {
             self.stage
                 .violated(format!("a full disk: `imds instance stop` said {said:?}"));
         }
