@@ -587,48 +587,6 @@ fn call(host: &TestHost, form: &str) -> String {
 }
 
 #[test]
-fn once_it_is_applied_the_call_that_worked_is_refused_at_the_next_request() {
-    const ROUNDS: u32 = 20;
-    let Some(mut host) = TestHost::new() else {
-        return;
-    };
-    let web = host.guest("web").routed("10.0.0.10").up();
-    let _daemon = host.start();
-    let set = |tokens: &str| {
-        let id = web.id();
-        let modify =
-            format!("Action=ModifyInstanceMetadataOptions&InstanceId={id}&HttpTokens={tokens}");
-        let said = call(&host, &modify);
-        assert!(said.contains("<state>pending</state>"), "{said}");
-        let answered = Instant::now();
-        let describe = format!("Action=DescribeInstances&InstanceId.1={id}");
-        while !call(&host, &describe).contains("<state>applied</state>") {
-            assert!(
-                answered.elapsed() < Duration::from_secs(5),
-                "it is not applied"
-            );
-        }
-        answered.elapsed()
-    };
-    let mut longest = Duration::ZERO;
-    for _ in 0..ROUNDS {
-        let mut open = web.connect();
-        let keep = [("Connection", "keep-alive")];
-        assert_eq!(open.get(INSTANCE_ID, &keep).status(), 200);
-        longest = longest.max(set("required"));
-        assert_eq!(
-            open.get(INSTANCE_ID, &keep).status(),
-            401,
-            "on an open connection"
-        );
-        assert_eq!(web.get(INSTANCE_ID).status(), 401, "on a new one");
-        longest = longest.max(set("optional"));
-        assert_eq!(web.get(INSTANCE_ID).status(), 200);
-    }
-    println!("from the API's answer until it says applied: {longest:?} at most in {ROUNDS} rounds");
-}
-
-#[test]
 fn what_is_stopped_by_the_api_is_not_answered_until_it_is_started() {
     let Some(mut host) = TestHost::new() else {
         return;
