@@ -424,6 +424,7 @@ impl Daemon {
                         tracing::error!("follow cgroups: {error}");
                     }
                 }
+                () = self.responder.drained() => self.note_applied().await,
                 () = self.credentials.changed() => self.renew_credentials().await?,
                 changes = self.watch.next() => {
                     let changes = match changes {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::api::Api;
 use crate::binary::imds_path;
 use crate::daemon::{Daemon, Start};
 use crate::disk::Disk;
@@ -188,6 +189,15 @@ impl Host {
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Connects to the control API of the daemon that runs.
+    ///
+    /// # Panics
+    /// When none does.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::connect(&self.state_dir()).expect("a daemon runs, and has an API")
     }
 
     /// What the configuration says of one instance, to be changed before a start or a reload.

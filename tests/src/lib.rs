@@ -18,6 +18,7 @@
 //!
 //! What the machine lacks is a skip with a printed reason, never a silent success: see [`skip`].
 
+mod api;
 mod binary;
 mod cgroup;
 pub mod chaos;
@@ -54,6 +55,7 @@ mod vector;
 mod vm;
 mod walk;
 
+pub use api::{Api, Said};
 pub use binary::{imds, imds_path};
 pub use cgroup::Cgroup;
 pub use daemon::Daemon;

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use imds_tests::{Address, Host as TestHost, INSTANCE_ID, has_command, skip};
+use imds_tests::{Address, Host as TestHost, INSTANCE_ID, has_command, path_of, skip};
 use imds_user::api::attend::attend;
 use imds_user::api::ec2;
 use imds_user::api::ec2::settle::Others;
@@ -17,7 +17,7 @@ use imds_user::api::server;
 use imds_user::api::service::Api;
 use imds_user::api::sts;
 use imds_user::api::tls::Tls;
-use imds_user::config::{Files, Ground, Installation, load};
+use imds_user::config::{Files, Ground, Guest, Installation, load};
 use imds_user::instance::{InstanceId, TokenUse, UnixMillis, UnixSeconds};
 use imds_user::store::{
     AccessKey, HistoryQuery, InstanceRecord, KeyRole, Note, Owner, Record, Sqlite, Store,
@@ -73,6 +73,16 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::start_with(|guest| Some(guest))
+    }
+
+    /// One without an instance.
+    fn empty() -> Self {
+        Self::start_with(|_| None)
+    }
+
+    /// With what is made of the instance of the file.
+    fn start_with(of_file: impl FnOnce(Guest) -> Option<Guest>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime = Runtime::new().unwrap();
         let installation = Installation {
@@ -86,11 +96,10 @@ impl Running {
             let backend = Sqlite::open(&directory.path().join("store")).unwrap();
             let store = Store::start(backend).unwrap();
             let guest = settings.guests.into_iter().next().unwrap();
-            add(
-                &store,
-                InstanceRecord::new("file", Owner::File, guest.instance),
-            )
-            .await;
+            if let Some(guest) = of_file(guest) {
+                let record = InstanceRecord::new("file", Owner::File, guest.instance);
+                add(&store, record).await;
+            }
             let address = serve(&store, ground, directory.path()).await;
             tokio::spawn(attend(store.clone(), Nobody, now));
             (store, address)
@@ -160,6 +169,16 @@ impl Running {
         self.python("awscli", &[&["-m", "awscli"], args].concat())
     }
 
+    /// The second version of AWS's command line. Debian's is older than the variable that names the endpoint.
+    fn aws_2(&self, args: &[&str]) -> Option<Output> {
+        let program = path_of("IMDS_TEST_AWS_CLI_2", "Debian's awscli, where there is one")?;
+        let mut command = Command::new(program);
+        self.environment(&mut command);
+        let endpoint = format!("http://{}", self.address);
+        let args = command.args(["--endpoint-url", &endpoint]).args(args);
+        Some(args.output().unwrap())
+    }
+
     fn history(&self) -> Vec<imds_user::store::Entry> {
         let query = HistoryQuery {
             limit: 1000,
@@ -220,6 +239,18 @@ fn boto3_makes_every_call_and_finds_its_reply_in_the_model() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
+/// The list, and what is to differ from it and why, is in the script.
+#[test]
+fn boto3_finds_what_the_tests_of_moto_find() {
+    let running = Running::empty();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/moto.py");
+    let Some(output) = running.python("boto3", &[script]) else {
+        return;
+    };
+    println!("{}", text(&output));
+    assert!(output.status.success());
+}
+
 #[test]
 fn the_aws_cli_hardens_an_instance_and_the_history_knows_who_did_it() {
     let running = Running::start();
@@ -271,6 +302,172 @@ fn the_aws_cli_hardens_an_instance_and_the_history_knows_who_did_it() {
             .any(|entry| &*entry.what == "ec2:DescribeInstances"),
         "who looked is noted too"
     );
+}
+
+/// An operator's day with a command line: instances that exist are hardened, those to come too, and what is wrong is refused
+/// and changes nothing.
+fn check_command_line(running: &Running, aws: impl Fn(&[&str]) -> Option<Output>) {
+    let refused = |args: &[&str], code: &str| {
+        let output = aws(args).unwrap();
+        let said = text(&output);
+        assert!(!output.status.success(), "{args:?}");
+        assert!(said.contains(&format!("({code})")), "{args:?}: {said}");
+    };
+    let say = |args: &[&str], query: &str| {
+        let args = [&["ec2"], args, &["--output", "text", "--query", query]].concat();
+        let output = aws(&args).unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        text(&output).trim().to_owned()
+    };
+    let Some(output) = aws(&["sts", "get-caller-identity"]) else {
+        return;
+    };
+    assert!(text(&output).contains(ACCOUNT), "{}", text(&output));
+    let launch = |options: &[&str]| {
+        let run = ["run-instances", "--image-id", &running.image];
+        say(&[&run, options].concat(), "Instances[0].InstanceId")
+    };
+    let options_of = |id: &str| {
+        let query = "Reservations[0].Instances[0].MetadataOptions.[HttpTokens,HttpPutResponseHopLimit,HttpEndpoint,\
+                     HttpProtocolIpv6,InstanceMetadataTags]";
+        say(&["describe-instances", "--instance-ids", id], query).replace('\t', " ")
+    };
+    let hardened = launch(&[
+        "--metadata-options",
+        "HttpTokens=required,HttpPutResponseHopLimit=2",
+    ]);
+    assert_eq!(
+        options_of(&hardened),
+        "required 2 enabled disabled disabled"
+    );
+    let existing = launch(&[]);
+    assert_eq!(
+        options_of(&existing),
+        "optional 1 enabled disabled disabled"
+    );
+    let modify = |more: &[&str]| {
+        let modify = [
+            "modify-instance-metadata-options",
+            "--instance-id",
+            &existing,
+        ];
+        let query = "InstanceMetadataOptions.State";
+        assert_eq!(say(&[&modify, more].concat(), query), "pending");
+    };
+    let offenders = || {
+        let filters = [
+            "--filters",
+            "Name=metadata-options.http-tokens,Values=optional",
+        ];
+        let query = "Reservations[].Instances[].InstanceId";
+        say(&[&["describe-instances"], &filters[..]].concat(), query)
+    };
+    let wrong = |id: &str, more: &[&str], code: &str| {
+        let modify = [
+            "ec2",
+            "modify-instance-metadata-options",
+            "--instance-id",
+            id,
+        ];
+        refused(&[&modify, more].concat(), code);
+    };
+    wrong(
+        &existing,
+        &["--http-tokens", "required", "--dry-run"],
+        "DryRunOperation",
+    );
+    wrong(
+        &existing,
+        &["--http-tokens", "maybe"],
+        "InvalidParameterValue",
+    );
+    wrong(
+        &existing,
+        &["--http-put-response-hop-limit", "65"],
+        "InvalidParameterValue",
+    );
+    wrong(
+        "i-1234abcd",
+        &["--http-tokens", "required"],
+        "InvalidInstanceID.NotFound",
+    );
+    wrong(
+        "web",
+        &["--http-tokens", "required"],
+        "InvalidInstanceID.Malformed",
+    );
+    assert_eq!(
+        options_of(&existing),
+        "optional 1 enabled disabled disabled"
+    );
+    assert_eq!(offenders(), existing);
+    modify(&["--http-tokens", "required"]);
+    assert_eq!(
+        options_of(&existing),
+        "required 1 enabled disabled disabled"
+    );
+    assert_eq!(offenders(), "");
+    let rest = [
+        "--http-put-response-hop-limit",
+        "3",
+        "--http-endpoint",
+        "disabled",
+    ];
+    let rest = [
+        &rest[..],
+        &[
+            "--http-protocol-ipv6",
+            "enabled",
+            "--instance-metadata-tags",
+            "enabled",
+        ],
+    ];
+    modify(&rest.concat());
+    assert_eq!(options_of(&existing), "required 3 disabled enabled enabled");
+    let defaults = [
+        "modify-instance-metadata-defaults",
+        "--http-tokens",
+        "required",
+    ];
+    let set = aws(&[
+        &["ec2"],
+        &defaults[..],
+        &["--http-put-response-hop-limit", "2"],
+    ]
+    .concat())
+    .unwrap();
+    if text(&set).contains("nvalid choice") {
+        println!("it is older than account defaults");
+        return;
+    }
+    assert!(set.status.success(), "{}", text(&set));
+    let shown = say(
+        &["get-instance-metadata-defaults"],
+        "AccountLevel.[HttpTokens,HttpPutResponseHopLimit]",
+    );
+    assert_eq!(shown, "required\t2");
+    assert_eq!(
+        options_of(&launch(&[])),
+        "required 2 enabled disabled disabled"
+    );
+    let optional = launch(&["--metadata-options", "HttpTokens=optional"]);
+    assert_eq!(
+        options_of(&optional),
+        "optional 2 enabled disabled disabled"
+    );
+    assert_eq!(options_of(&existing), "required 3 disabled enabled enabled");
+}
+
+#[test]
+fn the_first_aws_cli_hardens_what_is_and_what_is_to_come() {
+    let running = Running::empty();
+    check_command_line(&running, |args| running.aws(args));
+}
+
+#[test]
+fn the_second_aws_cli_hardens_what_is_and_what_is_to_come() {
+    let running = Running::empty();
+    check_command_line(&running, |args| running.aws_2(args));
 }
 
 #[test]
@@ -587,48 +784,6 @@ fn call(host: &TestHost, form: &str) -> String {
 }
 
 #[test]
-fn once_it_is_applied_the_call_that_worked_is_refused_at_the_next_request() {
-    const ROUNDS: u32 = 20;
-    let Some(mut host) = TestHost::new() else {
-        return;
-    };
-    let web = host.guest("web").routed("10.0.0.10").up();
-    let _daemon = host.start();
-    let set = |tokens: &str| {
-        let id = web.id();
-        let modify =
-            format!("Action=ModifyInstanceMetadataOptions&InstanceId={id}&HttpTokens={tokens}");
-        let said = call(&host, &modify);
-        assert!(said.contains("<state>pending</state>"), "{said}");
-        let answered = Instant::now();
-        let describe = format!("Action=DescribeInstances&InstanceId.1={id}");
-        while !call(&host, &describe).contains("<state>applied</state>") {
-            assert!(
-                answered.elapsed() < Duration::from_secs(5),
-                "it is not applied"
-            );
-        }
-        answered.elapsed()
-    };
-    let mut longest = Duration::ZERO;
-    for _ in 0..ROUNDS {
-        let mut open = web.connect();
-        let keep = [("Connection", "keep-alive")];
-        assert_eq!(open.get(INSTANCE_ID, &keep).status(), 200);
-        longest = longest.max(set("required"));
-        assert_eq!(
-            open.get(INSTANCE_ID, &keep).status(),
-            401,
-            "on an open connection"
-        );
-        assert_eq!(web.get(INSTANCE_ID).status(), 401, "on a new one");
-        longest = longest.max(set("optional"));
-        assert_eq!(web.get(INSTANCE_ID).status(), 200);
-    }
-    println!("from the API's answer until it says applied: {longest:?} at most in {ROUNDS} rounds");
-}
-
-#[test]
 fn what_is_stopped_by_the_api_is_not_answered_until_it_is_started() {
     let Some(mut host) = TestHost::new() else {
         return;
@@ -775,14 +930,25 @@ impl<'a> Terraform<'a> {
         Some(Self { running, directory })
     }
 
-    /// Writes what is wanted.
-    fn want(&self, tokens: &str, tag: &str) {
-        let text = include_str!("../fixtures/control-api/main.tf")
-            .replace("ENDPOINT", &format!("http://{}", self.running.address))
-            .replace("IMAGE", &self.running.image)
-            .replace("TOKENS", tokens)
-            .replace("STAGE", tag);
-        std::fs::write(self.directory.path().join("main.tf"), text).unwrap();
+    /// Writes what is wanted: files of `fixtures/control-api`.
+    fn want(&self, files: &[&str], words: &[(&str, &str)]) {
+        for file in ["main.tf", "instance.tf", "defaults.tf"] {
+            let path = self.directory.path().join(file);
+            if !files.contains(&file) {
+                // It may never have been there.
+                std::fs::remove_file(path).ok();
+                continue;
+            }
+            let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/control-api");
+            let mut text = std::fs::read_to_string(fixtures.join(file))
+                .unwrap()
+                .replace("ENDPOINT", &format!("http://{}", self.running.address))
+                .replace("IMAGE", &self.running.image);
+            for (word, value) in words {
+                text = text.replace(word, value);
+            }
+            std::fs::write(path, text).unwrap();
+        }
     }
 
     /// Runs a command, which is to end with this status.
@@ -805,34 +971,56 @@ impl<'a> Terraform<'a> {
     }
 }
 
-#[test]
-fn terraform_makes_hardens_and_removes_an_instance_and_sees_what_others_changed() {
+/// The provider looks at none of these things before it begins, in most labs.
+const SKIPS: &str = "skip_credentials_validation = true
+  skip_requesting_account_id  = true
+  skip_region_validation      = true";
+
+fn check_terraform(skips: &str) {
     const APPLY: &[&str] = &["apply", "-auto-approve", "-input=false", "-no-color"];
     const PLAN: &[&str] = &["plan", "-detailed-exitcode", "-input=false", "-no-color"];
-    let running = Running::start();
+    const DESTROY: &[&str] = &["destroy", "-auto-approve", "-input=false", "-no-color"];
+    let running = Running::empty();
     let Some(terraform) = Terraform::new(&running) else {
         return;
     };
-    let made = || {
+    let tagged = |name: &str| {
         running.store.read(|view| {
-            let mut records = view.instances().values();
-            let made = records.find(|record| record.value.owner == Owner::Api);
-            made.map(|made| InstanceRecord::clone(&made.value)).unwrap()
+            let mut records = view.instances().values().map(|record| &*record.value);
+            let is_it =
+                |record: &&InstanceRecord| record.spec.tags.iter().any(|tag| &*tag.value == name);
+            records.find(is_it).unwrap().clone()
         })
     };
-    terraform.want("optional", "one");
+    let options = |name: &str| {
+        let options = tagged(name).spec.options;
+        (
+            options.http_tokens,
+            options.http_put_response_hop_limit.get(),
+        )
+    };
+    let want = |files: &[&str], tokens: &str, stage: &str| {
+        terraform.want(
+            files,
+            &[("SKIPS", skips), ("TOKENS", tokens), ("STAGE", stage)],
+        );
+    };
+    // Made, and as it is wanted.
+    want(&["main.tf", "instance.tf"], "optional", "one");
     terraform.run(&["init", "-input=false", "-no-color"], 0);
     terraform.run(APPLY, 0);
     terraform.run(PLAN, 0);
-    let first = made();
-    assert_eq!(first.spec.options.http_tokens, TokenUse::Optional);
+    let first = tagged("web");
+    assert_eq!(options("web"), (TokenUse::Optional, 1));
     // In place: the instance stays the same.
-    terraform.want("required", "two");
+    want(&["main.tf", "instance.tf"], "required", "two");
     terraform.run(APPLY, 0);
-    let hardened = made();
+    terraform.run(PLAN, 0);
+    let hardened = tagged("web");
     assert_eq!(hardened.spec.id, first.spec.id);
-    assert_eq!(hardened.spec.options.http_tokens, TokenUse::Required);
-    assert_eq!(&*hardened.spec.tags[0].value, "two");
+    assert_eq!(options("web"), (TokenUse::Required, 1));
+    assert!(hardened.spec.tags.iter().any(|tag| &*tag.value == "two"));
+    // What others change is seen and taken back.
     let id = first.spec.id.to_string();
     let drift = [
         "ec2",
@@ -846,11 +1034,28 @@ fn terraform_makes_hardens_and_removes_an_instance_and_sees_what_others_changed(
         assert!(output.status.success(), "{}", text(&output));
         terraform.run(PLAN, 2);
     }
-    terraform.run(
-        &["destroy", "-auto-approve", "-input=false", "-no-color"],
-        0,
+    // What is said for the account is for what is to come.
+    want(
+        &["main.tf", "instance.tf", "defaults.tf"],
+        "required",
+        "two",
     );
-    assert!(made().is_terminated());
+    terraform.run(APPLY, 0);
+    terraform.run(PLAN, 0);
+    assert_eq!(options("web"), (TokenUse::Required, 1));
+    assert_eq!(options("plain"), (TokenUse::Required, 3));
+    terraform.run(DESTROY, 0);
+    assert!(tagged("web").is_terminated() && tagged("plain").is_terminated());
     let defaults = running.store.read(imds_user::store::View::defaults);
     assert_eq!(defaults, imds_user::store::AccountDefaults::default());
+}
+
+#[test]
+fn terraform_makes_hardens_and_removes_an_instance_and_sees_what_others_changed() {
+    check_terraform("");
+}
+
+#[test]
+fn terraform_does_the_same_when_it_is_told_to_look_at_nothing_before() {
+    check_terraform(SKIPS);
 }

@@ -4,6 +4,7 @@
 //! that is missing and cannot be installed is an error that says what to do by hand.
 
 mod apt;
+mod aws_cli;
 mod cargo_tools;
 mod docker;
 mod file_share;
@@ -133,6 +134,9 @@ fn ensure_on(machine: &mut Machine, extent: Extent) -> anyhow::Result<Found> {
         let python = python::ensure(machine)?;
         let javascript = node::ensure(machine, &python)?;
         found.tell_tests("IMDS_TEST_PYTHON", python);
+        if let Some(aws) = aws_cli::ensure(machine)? {
+            found.tell_tests("IMDS_TEST_AWS_CLI_2", aws);
+        }
         found.tell_tests("IMDS_TEST_NODE", javascript.node);
         found.tell_tests("IMDS_TEST_SDK_JS", javascript.sdk);
         found.tell_tests("IMDS_TEST_SDK_RUST", sdk_rust::ensure(machine)?);

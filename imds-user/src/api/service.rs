@@ -163,7 +163,8 @@ impl Api {
             );
         }
         if let Err(Trouble::Refused(refusal)) = &outcome {
-            self.remember(attempt.note.of_call(None, Some(refusal.code.as_str())));
+            let refused = Some(refusal.code.as_str());
+            self.store.note(attempt.note.of_call(None, refused));
         }
         outcome
     }
@@ -172,7 +173,7 @@ impl Api {
     fn look(&self, attempt: &Attempt) -> Result<Outcome, Trouble> {
         let outcome = self.store.read(|view| self.attempt(attempt, view))?;
         let about = outcome.about.clone();
-        self.remember(attempt.note.clone().of_call(about, None));
+        self.store.note(attempt.note.clone().of_call(about, None));
         Ok(outcome)
     }
 
@@ -211,20 +212,6 @@ impl Api {
             request_id: &attempt.request_id,
         };
         answer(attempt.action, &call)
-    }
-
-    /// Notes a call in the history, without waiting for it.
-    fn remember(&self, entry: crate::store::history::NewEntry) {
-        let transaction = Transaction {
-            history: vec![entry],
-            ..Transaction::default()
-        };
-        let store = self.store.clone();
-        tokio::spawn(async move {
-            if let Err(error) = store.commit(transaction).await {
-                tracing::error!("note a call: {error}");
-            }
-        });
     }
 }
 

@@ -325,13 +325,19 @@ impl Daemon {
             .collect();
         let mut update = Update::default();
         let mut is_about_ports = false;
+        let mut outcome = Ok(());
         for id in ids {
             let port = ports.get(&id).map(String::as_str);
-            is_about_ports |= !self.renew_recorded(id, port, &mut update).await?;
+            match self.renew_recorded(id, port, &mut update).await {
+                Ok(is_done) => is_about_ports |= !is_done,
+                // The others are not to wait for it.
+                Err(error) => outcome = Err(error),
+            }
         }
         if !update.upsert.is_empty() {
             self.responder.update(update).await?;
         }
+        outcome?;
         if is_about_ports {
             return self.serve_recorded(state).await;
         }
@@ -424,9 +430,12 @@ impl Daemon {
         let in_force: BTreeMap<InstanceId, MetadataOptions> = self
             .served
             .values()
-            .map(|guest| &guest.state.instance)
-            .filter(|instance| waited_for.contains(&instance.id))
-            .map(|instance| (instance.id, instance.options))
+            .filter(|guest| waited_for.contains(&guest.state.instance.id))
+            .map(|guest| (guest.slot, &guest.state.instance))
+            .filter(|(slot, instance)| {
+                slot.is_none_or(|slot| self.responder.serves(slot, instance.options))
+            })
+            .map(|(_, instance)| (instance.id, instance.options))
             .collect();
         let draft = |view: &View| -> Result<(Transaction, ()), StoreError> {
             let mut draft = view.draft(by_itself("applied"));
@@ -443,7 +452,12 @@ impl Daemon {
                     draft.put_unnoted(&Record::Instance(Box::new(record)))?;
                 }
             }
-            Ok((draft.finish(), ()))
+            let transaction = if draft.is_empty() {
+                Transaction::default()
+            } else {
+                draft.finish()
+            };
+            Ok((transaction, ()))
         };
         if let Err(error) = self.store.update(draft).await {
             tracing::error!("note that options are applied: {error}");

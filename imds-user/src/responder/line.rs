@@ -81,10 +81,19 @@ impl Line {
         Ok(())
     }
 
-    pub(super) async fn apply(&mut self, done: oneshot::Sender<()>) -> io::Result<()> {
+    /// Has somebody wait for the change that is said next, up to [`Line::apply`].
+    pub(super) fn promise(&mut self, done: oneshot::Sender<()>) {
         self.revision += 1;
         self.waiting.push((self.revision, done));
+    }
+
+    pub(super) async fn apply(&mut self) -> io::Result<()> {
         self.say(&ToResponder::Apply(self.revision)).await
+    }
+
+    /// Those who wait for what was said and is not in force. They take it for in force when they are let go.
+    pub(super) fn waiting(&mut self) -> Vec<(u64, oneshot::Sender<()>)> {
+        std::mem::take(&mut self.waiting)
     }
 
     pub(super) async fn ping(&mut self) -> io::Result<()> {

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     identity::signer::{Signed, Signer},
-    instance::Published,
+    instance::{MetadataOptions, Published},
     metadata,
     netns::NetNs,
     service_manager,
@@ -123,6 +123,10 @@ pub struct ResponderStatus {
 pub struct Responder {
     commands: mpsc::Sender<Order>,
     status: watch::Receiver<ResponderStatus>,
+    /// How many responders finish what is under way.
+    draining: watch::Receiver<usize>,
+    /// The options that are in force, by slot.
+    options: HashMap<u32, MetadataOptions>,
     task: JoinHandle<()>,
 }
 
@@ -153,6 +157,7 @@ impl Responder {
         found: Vec<Found>,
     ) -> Result<Started, ResponderError> {
         let (report, status) = watch::channel(ResponderStatus::default());
+        let (tell_draining, draining) = watch::channel(0);
         let (commands, orders) = mpsc::channel(64);
         let Start {
             netns,
@@ -175,15 +180,22 @@ impl Responder {
             failed_starts: 0,
             counted: BTreeMap::new(),
             retiring: JoinSet::new(),
+            draining: tell_draining,
             signing: Signing::new(signer),
         };
         let running = supervisor.adopt_or_start(found).await?;
         supervisor.tell(Some(running.handle.pid()));
         let in_force = supervisor.desired.instances.clone();
+        let options = in_force
+            .iter()
+            .map(|(slot, state)| (*slot, state.instance.options))
+            .collect();
         let task = tokio::spawn(supervisor.run(running));
         let responder = Self {
             commands,
             status,
+            draining,
+            options,
             task,
         };
         Ok(Started {
@@ -196,8 +208,11 @@ impl Responder {
     ///
     /// # Errors
     /// When the supervisor is gone.
-    pub async fn update(&self, update: Update) -> Result<(), ResponderError> {
+    pub async fn update(&mut self, update: Update) -> Result<(), ResponderError> {
         let (done, applied) = oneshot::channel();
+        let options = update.upsert.iter();
+        let options = options.map(|(slot, state)| (*slot, state.instance.options));
+        let (options, gone): (Vec<_>, _) = (options.collect(), update.remove.clone());
         self.commands
             .send(Order::Update(update, done))
             .await
@@ -205,9 +220,32 @@ impl Responder {
         // An error means that the process died before it said so; the next one starts with the change.
         drop(applied.await);
         if self.commands.is_closed() {
-            Err(ResponderError::Stopped)
-        } else {
-            Ok(())
+            return Err(ResponderError::Stopped);
+        }
+        for slot in gone {
+            self.options.remove(&slot);
+        }
+        self.options.extend(options);
+        Ok(())
+    }
+
+    /// Whether nobody answers a guest by other options than these any more: neither the responder of the moment, nor one that
+    /// finishes what is under way, which may still give an answer of the time before to each open connection.
+    #[must_use]
+    pub fn serves(&self, slot: u32, options: MetadataOptions) -> bool {
+        self.options.get(&slot) == Some(&options) && *self.draining.borrow() == 0
+    }
+
+    /// Waits until the last responder that finished what was under way has ended. Cancel safe.
+    pub async fn drained(&mut self) {
+        loop {
+            if self.draining.changed().await.is_err() {
+                // The supervisor is gone, which whoever has an order hears.
+                std::future::pending::<()>().await;
+            }
+            if *self.draining.borrow_and_update() == 0 {
+                return;
+            }
         }
     }
 
@@ -254,6 +292,8 @@ struct Supervisor {
     counted: BTreeMap<u32, Counters>,
     /// Responders that finish what is under way. Each ends with what it counted since another took over.
     retiring: JoinSet<Vec<(u32, Counters)>>,
+    /// How many these are, for whoever waits for their end.
+    draining: watch::Sender<usize>,
     signing: Signing,
 }
 
@@ -416,12 +456,13 @@ impl Supervisor {
     /// Tells a responder what it was not told yet, and waits until that is in force.
     async fn inform(&mut self, line: &mut Line, told: &Attached) -> io::Result<()> {
         let update = self.desired.differs_from(told)?;
+        let (done, mut applied) = oneshot::channel();
+        line.promise(done);
         line.change(&update).await?;
         if told.instances.is_empty() {
             line.say(&ToResponder::Add(self.counts())).await?;
         }
-        let (done, mut applied) = oneshot::channel();
-        line.apply(done).await?;
+        line.apply().await?;
         while applied.try_recv().is_err() {
             let message = line.messages.recv().await;
             let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -495,11 +536,17 @@ impl Supervisor {
 
     /// Replaces a responder that hangs. What of it does not hang finishes what is under way.
     async fn take_over(&mut self, hanging: Running, pause: &mut Duration) -> Option<Running> {
-        let Running { handle, door, line } = hanging;
+        let Running {
+            handle,
+            door,
+            mut line,
+        } = hanging;
         tracing::error!(
             "responder {} gives no sign of life: another takes over",
             handle.pid()
         );
+        // Until another has taken over, what they wait for is not in force.
+        let _waiting = line.waiting();
         drop(line);
         match self.start().await {
             Ok(next) => {
@@ -528,6 +575,7 @@ impl Supervisor {
         counted: Option<BTreeMap<u32, Counters>>,
     ) {
         let retiring = found::retire(handle, door, seconds).await;
+        self.draining.send_modify(|n| *n += 1);
         self.retiring.spawn(async move {
             let Tally(at_last) = retiring.ended().await.unwrap_or_default();
             let Some(counted) = counted else {
@@ -561,6 +609,7 @@ impl Supervisor {
                 },
                 signed = self.signing.next() => self.pass_on(signed, line).await,
                 Some(retired) = self.retiring.join_next() => {
+                    self.draining.send_replace(self.retiring.len());
                     self.count_on(retired.unwrap_or_default(), line).await
                 }
                 _ = pings.tick() => {
@@ -612,8 +661,9 @@ impl Supervisor {
         match order {
             Order::Update(update, done) => {
                 self.merge(&update);
+                line.promise(done);
                 line.change(&update).await?;
-                line.apply(done).await
+                line.apply().await
             }
             Order::Count(answer) => {
                 line.questions.push(answer);
@@ -662,12 +712,12 @@ impl Running {
     /// Sees to the end of a process that ended by itself, or broke the line.
     async fn bury(self) {
         let Self { handle, door, line } = self;
-        drop(line);
-        // One that closed the line and lives is not to be trusted.
+        // One that closed the line and lives is not to be trusted. Who waits for it is told when it serves nobody any more.
         match found::end(&handle).await {
             Some(status) => tracing::error!("the responder ended ({status}); starting another"),
             None => tracing::error!("the responder ended; starting another"),
         }
+        drop(line);
         door.remove();
     }
 }

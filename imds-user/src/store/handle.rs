@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::backend::{
     Backend, CommitError, HistoryQuery, Revision, State, StoreError, Transaction,
 };
-use super::history::Entry;
+use super::history::{Entry, NewEntry};
 use super::record::Key;
 use super::view::View;
 
@@ -19,6 +19,8 @@ use super::view::View;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a change is drafted anew when others were faster. Each time somebody got ahead, so that nothing is stuck.
 const ATTEMPTS_MAX: usize = 1000;
+/// How many notes are written in one piece.
+const NOTES_MAX: usize = 1000;
 
 /// A store that is open. Clones are of the same one, which is closed with the last of them.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Store {
 /// What the thread is asked for, and by whom.
 enum Job {
     Commit(Transaction, oneshot::Sender<Result<Revision, CommitError>>),
+    /// Nobody waits for it.
+    Note(NewEntry),
     History(
         HistoryQuery,
         oneshot::Sender<Result<Vec<Entry>, StoreError>>,
@@ -105,6 +109,13 @@ impl Store {
             }
         }
         Err(StoreError::Busy("the store".into()).into())
+    }
+
+    /// Notes what happened, without waiting for it: it is kept soon, and what cannot be kept is told in the log. However many
+    /// notes there are, who commits waits for one write of them at most.
+    pub fn note(&self, entry: NewEntry) {
+        // A store that is closed keeps nothing.
+        self.jobs.send(Job::Note(entry)).ok();
     }
 
     /// Entries of the history, the latest first.
@@ -189,10 +200,21 @@ struct Worker<B> {
 impl<B: Backend> Worker<B> {
     /// Does what it is asked for until nobody is there to ask. Who asked and has gone is no reason to stop.
     fn work(mut self, queue: &mpsc::Receiver<Job>) {
+        // What came behind notes that were taken together.
+        let mut behind = None;
         loop {
-            match queue.recv_timeout(LOOK_EVERY) {
+            let next = match behind.take() {
+                Some(job) => Ok(job),
+                None => queue.recv_timeout(LOOK_EVERY),
+            };
+            match next {
                 Ok(Job::Commit(transaction, answer)) => {
                     answer.send(self.commit(&transaction)).ok();
+                }
+                Ok(Job::Note(entry)) => {
+                    let (entries, other) = notes(entry, queue);
+                    behind = other;
+                    self.keep(entries);
                 }
                 Ok(Job::History(query, answer)) => {
                     answer.send(self.backend.history(&query)).ok();
@@ -212,6 +234,17 @@ impl<B: Backend> Worker<B> {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    fn keep(&mut self, entries: Vec<NewEntry>) {
+        let n_entries = entries.len();
+        let transaction = Transaction {
+            history: entries,
+            ..Transaction::default()
+        };
+        if let Err(error) = self.commit(&transaction) {
+            tracing::error!("{n_entries} entries of the history: {error}");
         }
     }
 
@@ -258,4 +291,17 @@ impl<B: Backend> Worker<B> {
         self.tell.send_replace(revision);
         Ok(())
     }
+}
+
+/// An entry and those that wait behind it, and what is asked for next. A disk takes many of them as fast as one.
+fn notes(first: NewEntry, queue: &mpsc::Receiver<Job>) -> (Vec<NewEntry>, Option<Job>) {
+    let mut entries = vec![first];
+    while entries.len() < NOTES_MAX {
+        match queue.try_recv() {
+            Ok(Job::Note(entry)) => entries.push(entry),
+            Ok(other) => return (entries, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (entries, None)
 }

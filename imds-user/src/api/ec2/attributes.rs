@@ -60,12 +60,18 @@ const ATTRIBUTES: &[(&str, Attribute)] = &[
 pub(super) fn describe(call: &Call<'_>) -> Result<Outcome, Refusal> {
     let known = the_one(call)?;
     let name = call.params.required("Attribute")?;
-    let attribute = call.params.word("Attribute", ATTRIBUTES)?;
-    let attribute = attribute.ok_or_else(|| Refusal::missing("Attribute"))?;
+    let attribute = attribute_named(name)?;
     Ok(call.ec2_reply(|xml| {
         xml.el("instanceId", known.id());
         write(xml, name, attribute, &known);
     }))
+}
+
+/// The attribute of this name, which is the same in every letter.
+fn attribute_named(name: &str) -> Result<Attribute, Refusal> {
+    let found = ATTRIBUTES.iter().find(|(known, _)| *known == name);
+    let found = found.map(|(_, attribute)| *attribute);
+    found.ok_or_else(|| Refusal::invalid_value(name, "attribute", "Unknown attribute."))
 }
 
 /// One element, named after the attribute.
@@ -148,7 +154,8 @@ fn changed(call: &Call<'_>, known: &Known<'_>, record: InstanceRecord) -> Outcom
 /// The one attribute that a call changes.
 fn given<'a>(params: &Params<'a>) -> Result<Given<'a>, Refusal> {
     let mut all = Vec::new();
-    if let Some(attribute) = params.word("Attribute", ATTRIBUTES)? {
+    if let Some(name) = params.text("Attribute") {
+        let attribute = attribute_named(name)?;
         let place = params.clone();
         all.push(Given { attribute, place });
     }
