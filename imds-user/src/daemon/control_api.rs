@@ -18,6 +18,8 @@ use crate::api::tls::Tls;
 use crate::config::Ground;
 use crate::control::AwsEnv;
 use crate::instance::{Host, InstanceId};
+use crate::metrics::{Keeper, Meter};
+use crate::responder::supervisor::Sampler;
 use crate::state::StateDir;
 use crate::store::{InstanceRecord, KeyRole, Store, View};
 
@@ -37,6 +39,8 @@ pub struct ApiOptions {
 pub(super) struct ControlApi {
     runtime: Option<Runtime>,
     store: Store,
+    /// What it tells of what was counted.
+    counts: Keeper,
     region: String,
     endpoint: Option<String>,
 }
@@ -65,9 +69,11 @@ impl ControlApi {
                 what: "start the thread of the control API",
                 cause,
             })?;
+        let counts = Keeper::open(store.clone(), now_millis).await?;
         let mut open = Self {
             runtime: None,
             store: store.clone(),
+            counts: counts.clone(),
             region: host.zone.region().to_owned(),
             endpoint: None,
         };
@@ -85,7 +91,8 @@ impl ControlApi {
             open.endpoint = Some(format!("{scheme}://{address}"));
         }
         let ground = Ground::of(host.clone(), state.installation()?);
-        match Api::start(store.clone(), ground).await {
+        runtime.spawn(counts.clone().run());
+        match Api::counting(store.clone(), ground, counts).await {
             Ok(api) => doors.serve(&runtime, api),
             Err(error) => {
                 tracing::error!("the control API stays closed: {error}");
@@ -95,6 +102,29 @@ impl ControlApi {
         runtime.spawn(attend_always(store.clone()));
         open.runtime = Some(runtime);
         Ok(open)
+    }
+
+    /// Where it is entered what responders count.
+    pub(super) fn meter(&self) -> &Meter {
+        self.counts.meter()
+    }
+
+    /// Asks this supervisor what is counted, from now on.
+    pub(super) fn ask_of_counts(&self, sampler: Sampler) {
+        self.counts.ask(sampler);
+    }
+
+    /// No responder is left that could count on. Where that cannot be kept, a daemon that is killed at once is all that could make
+    /// a difference.
+    pub(super) async fn counts_begin_anew(&self) {
+        if let Err(error) = self.counts.begin_anew().await {
+            tracing::error!("counts begin anew: {error}");
+        }
+    }
+
+    /// Keeps what is counted until now: of the minutes in which it was counted.
+    pub(super) async fn keep_counts(&self) {
+        self.counts.finish().await;
     }
 
     /// What AWS's tools need to be told to come here.
