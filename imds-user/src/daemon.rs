@@ -209,6 +209,7 @@ async fn serve(
     let state = start.state;
     let mut daemon = Daemon::build(start).await?;
     let outcome = daemon.serve(state, signals, is_ready).await;
+    daemon.control_api.keep_counts().await;
     daemon.responder.leave().await;
     outcome
 }
@@ -320,6 +321,11 @@ impl Daemon {
         let mut found = found::find(&state.responders())
             .await
             .map_err(responder_error("find"))?;
+        let inode = namespace.netns.inode();
+        if !found.iter().any(|one| one.is_in(inode)) {
+            // Whoever is started counts at nothing, also if this daemon is killed before it can say so.
+            control_api.counts_begin_anew().await;
+        }
         let listeners = listeners_of(&namespace, kept, &mut found).await?;
         service_manager::keep_listeners(&listeners);
         let start = Start {
@@ -328,6 +334,7 @@ impl Daemon {
             token_key: Zeroizing::new(state.token_key()?),
             workers,
             doors: state.responders(),
+            meter: control_api.meter().clone(),
         };
         let signer = Signer::start(state.identity()).map_err(|cause| DaemonError::System {
             what: "start the signing thread",
@@ -342,6 +349,7 @@ impl Daemon {
                 guest.state = Arc::clone(state);
             }
         }
+        control_api.ask_of_counts(responder.sampler());
         let mut daemon = Self {
             options,
             store,

@@ -2,7 +2,7 @@
 //!
 //! It has a pure middle and thin edges. The middle knows what is answered and why, and touches neither clock, nor
 //! randomness, nor sockets, nor the kernel: [`instance`] (who is asking), [`life`] (what happens to it), [`metadata`] (the
-//! tree), [`token`] (IMDSv2 session tokens), [`identity`] (signatures of the identity document; its keys have an edge),
+//! tree), [`metrics`] (what is counted of it, by the minute), [`token`] (IMDSv2 session tokens), [`identity`] (signatures of the identity document; its keys have an edge),
 //! [`http`] (the rules of the service: one function, [`http::respond::respond`]) and [`config`] (what the operator wrote,
 //! made true). So is most of [`api`], the control API: what AWS's clients say and what becomes of it, over the records of the
 //! [`store`]. Everything else is an edge that hands these their arguments.
@@ -25,6 +25,7 @@ pub mod launch;
 pub mod life;
 pub mod memory;
 pub mod metadata;
+pub mod metrics;
 pub mod netns;
 pub mod process;
 pub mod responder;

@@ -89,13 +89,31 @@ impl Service {
         }
     }
 
-    /// How it is spoken to. CloudWatch was a query service and is a JSON service for the clients of today.
+    /// How it is spoken to, unless a request shows otherwise ([`super::gate::spoken`]).
     #[must_use]
     pub fn protocol(self) -> Protocol {
         match self {
             Self::Ec2 => Protocol::Ec2Query,
             Self::Sts | Self::Iam | Self::Sns => Protocol::Query,
             Self::Config | Self::Ssm | Self::Events | Self::CloudWatch => Protocol::Json,
+        }
+    }
+}
+
+/// A service, and how a request speaks to it. CloudWatch was a query service and is a JSON service for the clients of today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The service.
+    pub service: Service,
+    /// How it is to be answered.
+    pub protocol: Protocol,
+}
+
+impl From<Service> for Spoken {
+    fn from(service: Service) -> Self {
+        Self {
+            service,
+            protocol: service.protocol(),
         }
     }
 }
@@ -217,6 +235,8 @@ codes! {
     UnknownParameter = "UnknownParameter", 400;
     /// A feature of EC2's that is not here.
     UnsupportedOperation = "UnsupportedOperation", 400;
+    /// What services besides EC2 say of parameters that do not do.
+    ValidationError = "ValidationError", 400;
 }
 
 /// Why a request is refused, in EC2's words. What went wrong inside is for the log, never in here.
@@ -300,6 +320,8 @@ pub struct Reply {
     pub content_type: &'static str,
     /// `x-amzn-RequestId`: where JSON has its id, and the others theirs a second time.
     pub request_id: String,
+    /// `x-amzn-query-error`: the code that clients knew while the service was a query service.
+    pub query_error: Option<String>,
     /// The document.
     pub body: Vec<u8>,
 }
@@ -307,12 +329,13 @@ pub struct Reply {
 impl Reply {
     /// The refusal in the envelope of that service.
     #[must_use]
-    pub fn refusal(service: Service, refusal: &Refusal, request_id: &str) -> Self {
-        let code = spelling(service, refusal.code);
+    pub fn refusal(spoken: impl Into<Spoken>, refusal: &Refusal, request_id: &str) -> Self {
+        let spoken = spoken.into();
+        let code = spelling(spoken.protocol, refusal.code);
         Self::error(
-            service,
+            spoken,
             code,
-            status(service, refusal.code),
+            status(spoken.protocol, refusal.code),
             &refusal.message,
             request_id,
         )
@@ -321,13 +344,14 @@ impl Reply {
     /// The refusal of somebody who is not known, in the words of that service. Which of the two is wrong, key or signature,
     /// EC2 does not say.
     #[must_use]
-    pub fn unknown_caller(service: Service, fault: &Fault, request_id: &str) -> Self {
+    pub fn unknown_caller(spoken: impl Into<Spoken>, fault: &Fault, request_id: &str) -> Self {
         const EC2: &str = "AWS was not able to validate the provided access credentials";
         const TOKEN: &str = "The security token included in the request is invalid.";
         const SIGNATURE: &str = "The request signature we calculated does not match the signature you provided. Check your \
                                  AWS Secret Access Key and signing method.";
         use Protocol::{Ec2Query, Json, Query};
-        let protocol = service.protocol();
+        let spoken = spoken.into();
+        let protocol = spoken.protocol;
         let (status, code, message) = match (fault, protocol) {
             (Fault::Incomplete(why), Json) => (400, "IncompleteSignatureException", *why),
             (Fault::Incomplete(why), _) => (400, "IncompleteSignature", *why),
@@ -352,20 +376,21 @@ impl Reply {
             (Fault::NotNow, Query) => (403, "SignatureDoesNotMatch", "Signature expired"),
             (Fault::NotNow, Json) => (400, "InvalidSignatureException", "Signature expired"),
         };
-        Self::error(service, code, status, message, request_id)
+        Self::error(spoken, code, status, message, request_id)
     }
 
     /// An error in the envelope of that service: EC2's clients find no code in another.
     #[must_use]
     pub fn error(
-        service: Service,
+        spoken: impl Into<Spoken>,
         code: &str,
         status: u16,
         message: &str,
         request_id: &str,
     ) -> Self {
+        let Spoken { service, protocol } = spoken.into();
         let mut xml = Xml::document();
-        match service.protocol() {
+        match protocol {
             Protocol::Ec2Query => xml.within("Response", |xml| {
                 xml.within("Errors", |xml| {
                     xml.within("Error", |xml| {
@@ -376,19 +401,19 @@ impl Reply {
             }),
             Protocol::Query => xml.within("ErrorResponse", |xml| {
                 xml.within("Error", |xml| {
-                    let side = if status < 500 { "Sender" } else { "Receiver" };
+                    let side = side_of(status);
                     xml.el("Type", side).el("Code", code).el("Message", message);
                 });
                 xml.el("RequestId", request_id);
             }),
             Protocol::Json => {
-                let body = serde_json::json!({ "__type": code, "message": message });
-                return Self {
-                    status,
-                    content_type: "application/x-amz-json-1.1",
-                    request_id: request_id.to_owned(),
-                    body: body.to_string().into_bytes(),
-                };
+                let kind = kind_of(service, code);
+                let body = serde_json::json!({ "__type": kind, "message": message });
+                let mut reply = Self::json(service, status, &body, request_id);
+                if service == Service::CloudWatch {
+                    reply.query_error = Some(format!("{code};{}", side_of(status)));
+                }
+                return reply;
             }
         };
         Self::xml(status, xml.into_bytes(), request_id)
@@ -401,26 +426,61 @@ impl Reply {
             status,
             content_type: "text/xml;charset=UTF-8",
             request_id: request_id.to_owned(),
+            query_error: None,
             body,
         }
     }
+
+    /// A document of a JSON service.
+    #[must_use]
+    pub fn json(service: Service, status: u16, body: &serde_json::Value, request_id: &str) -> Self {
+        Self {
+            status,
+            content_type: match service {
+                Service::CloudWatch => "application/x-amz-json-1.0",
+                _ => "application/x-amz-json-1.1",
+            },
+            request_id: request_id.to_owned(),
+            query_error: None,
+            body: body.to_string().into_bytes(),
+        }
+    }
+}
+
+fn side_of(status: u16) -> &'static str {
+    if status < 500 { "Sender" } else { "Receiver" }
+}
+
+/// What JSON has in place of the code: CloudWatch's model calls its errors otherwise than their codes.
+fn kind_of(service: Service, code: &str) -> String {
+    if service != Service::CloudWatch {
+        return code.to_owned();
+    }
+    let name = match code {
+        "InvalidParameterValue" => "InvalidParameterValueException",
+        "InvalidParameterCombination" => "InvalidParameterCombinationException",
+        "MissingParameter" => "MissingRequiredParameterException",
+        other => other,
+    };
+    format!("com.amazonaws.cloudwatch#{name}")
 }
 
 const SCOPE: &str = "Credential should be scoped to the region and a service of this endpoint";
 
 /// The same thing has other names elsewhere.
-fn spelling(service: Service, code: Code) -> &'static str {
-    match (service.protocol(), code) {
+fn spelling(protocol: Protocol, code: Code) -> &'static str {
+    match (protocol, code) {
         (Protocol::Query, Code::UnauthorizedOperation) => "AccessDenied",
         (Protocol::Json, Code::UnauthorizedOperation) => "AccessDeniedException",
         (Protocol::Json, Code::InvalidAction | Code::MissingAction) => "UnknownOperationException",
         (Protocol::Json, Code::InternalError) => "InternalFailure",
+        (Protocol::Json, Code::MalformedQueryString) => "SerializationException",
         (_, code) => code.as_str(),
     }
 }
 
-fn status(service: Service, code: Code) -> u16 {
-    match (service.protocol(), code) {
+fn status(protocol: Protocol, code: Code) -> u16 {
+    match (protocol, code) {
         // No operation of these services has an error of another status in the model.
         (Protocol::Json, code) if code.status() < 500 => 400,
         (_, code) => code.status(),
@@ -462,6 +522,23 @@ mod tests {
             &refusal,
             400,
             r#"{"__type":"InvalidParameterValue","message":"not <this>"}"#,
+        );
+        check(
+            Service::CloudWatch,
+            &refusal,
+            400,
+            r#"{"__type":"com.amazonaws.cloudwatch#InvalidParameterValueException","message":"not <this>"}"#,
+        );
+        let by_query = Spoken {
+            service: Service::CloudWatch,
+            protocol: Protocol::Query,
+        };
+        let of = |spoken: Spoken| Reply::refusal(spoken, &refusal, "4a");
+        assert_eq!(of(by_query), of(Service::Sts.into()));
+        let known_before = of(Service::CloudWatch.into()).query_error;
+        assert_eq!(
+            known_before.as_deref(),
+            Some("InvalidParameterValue;Sender")
         );
     }
 

@@ -1,7 +1,7 @@
 //! Who may: which service a request is for, and whose it is. Pure.
 
 use super::call::{Action, Caller, Entropy};
-use super::fault::Service;
+use super::fault::{Protocol, Service, Spoken};
 use super::query::Params;
 use super::sigv4::{self, Claim, Fault, Request};
 use super::{ec2, sts};
@@ -21,6 +21,7 @@ pub fn service_of(request: &Request<'_>, claim: Option<&Claim>, params: &Params<
         "2011-06-15" => Some(Service::Sts),
         "2010-05-08" => Some(Service::Iam),
         "2010-03-31" => Some(Service::Sns),
+        "2010-08-01" => Some(Service::CloudWatch),
         _ => None,
     };
     by_claim
@@ -29,7 +30,20 @@ pub fn service_of(request: &Request<'_>, claim: Option<&Claim>, params: &Params<
         .unwrap_or(Service::Ec2)
 }
 
-/// The actions of a service that are there.
+/// How a request speaks to its service: older clients send CloudWatch a form, which has no target.
+#[must_use]
+pub fn spoken(request: &Request<'_>, service: Service) -> Spoken {
+    let has_target = sigv4::headers(request, "x-amz-target").next().is_some();
+    match service {
+        Service::CloudWatch if !has_target => Spoken {
+            service,
+            protocol: Protocol::Query,
+        },
+        _ => service.into(),
+    }
+}
+
+/// The actions of a service that are there, of those whose actions need the records alone.
 #[must_use]
 pub fn actions_of(service: Service) -> &'static [Action] {
     match service {
@@ -161,11 +175,31 @@ mod tests {
     }
 
     #[test]
+    fn cloudwatch_is_answered_as_it_was_asked() {
+        let check = |headers: &[(&str, &[u8])], service: Service, protocol: Protocol| {
+            let request = Request {
+                method: "POST",
+                path: "/",
+                query: "",
+                headers,
+                body: b"",
+            };
+            assert_eq!(spoken(&request, service), Spoken { service, protocol });
+        };
+        let target: &[(&str, &[u8])] = &[("x-amz-target", b"GraniteServiceVersion20100801.X")];
+        check(target, Service::CloudWatch, Protocol::Json);
+        check(&[], Service::CloudWatch, Protocol::Query);
+        check(&[], Service::Config, Protocol::Json);
+        check(&[], Service::Ec2, Protocol::Ec2Query);
+    }
+
+    #[test]
     fn a_request_without_a_signature_is_for_some_service_too() {
         check_service(&[], "", Service::Ec2);
         check_service(&[], "Version=2016-11-15", Service::Ec2);
         check_service(&[], "Version=2011-06-15", Service::Sts);
         check_service(&[], "Version=2010-05-08", Service::Iam);
+        check_service(&[], "Version=2010-08-01", Service::CloudWatch);
         check_service(
             &[("x-amz-target", b"StarlingDoveService.X")],
             "",

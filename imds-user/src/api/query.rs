@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 
 use super::fault::{Code, Refusal};
 
@@ -20,6 +21,8 @@ use super::fault::{Code, Refusal};
 pub const BYTES_MAX: usize = 1 << 20;
 /// The most parameters. An action on a thousand instances has little more than a thousand.
 pub const FIELDS_MAX: usize = 4096;
+/// The most values in a JSON document. Five hundred queries of CloudWatch's have a dozen each.
+pub const VALUES_MAX: usize = 8192;
 /// The deepest name. EC2's deepest has seven parts.
 pub const DEPTH_MAX: usize = 10;
 /// The longest list, however its items are numbered.
@@ -117,6 +120,25 @@ impl Query {
         }
     }
 
+    /// Reads a JSON document as the form that a query service would have been sent in its place: the items of a list are `member.1`,
+    /// `member.2` and so on. Null is not given.
+    ///
+    /// # Errors
+    /// When it is too large or too deep, or is no JSON object.
+    pub fn of_json(document: &[u8]) -> Result<Self, Refusal> {
+        if document.len() > BYTES_MAX {
+            return Err(no_document("it is too long"));
+        }
+        let value = serde_json::from_slice(document).map_err(|_| no_document("it is no JSON"))?;
+        let Value::Object(_) = &value else {
+            return Err(no_document("it is no object"));
+        };
+        let mut read = Self::default();
+        let mut room = VALUES_MAX;
+        fill(&mut read.root, value, DEPTH_MAX, &mut room)?;
+        Ok(read)
+    }
+
     /// The parameters.
     #[must_use]
     pub fn params(&self) -> Params<'_> {
@@ -139,6 +161,49 @@ impl Query {
     pub fn fields(&self) -> Vec<(String, String)> {
         self.params().fields()
     }
+}
+
+/// Puts a value of JSON at a place.
+fn fill(node: &mut Node, value: Value, depth: usize, room: &mut usize) -> Result<(), Refusal> {
+    let text = match value {
+        Value::Object(fields) => {
+            let depth = depth
+                .checked_sub(1)
+                .ok_or_else(|| no_document("it is too deep"))?;
+            for (name, value) in fields {
+                let child = node.children.entry(Segment::of(&name)).or_default();
+                fill(child, value, depth, room)?;
+            }
+            return Ok(());
+        }
+        Value::Array(items) => {
+            let depth = depth
+                .checked_sub(2)
+                .ok_or_else(|| no_document("it is too deep"))?;
+            let members = node.children.entry(Segment::of("member")).or_default();
+            for (item, number) in items.into_iter().zip(1..) {
+                let child = members.children.entry(Segment::Index(number)).or_default();
+                fill(child, item, depth, room)?;
+            }
+            return Ok(());
+        }
+        Value::Null => return Ok(()),
+        Value::String(text) => text,
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+    };
+    *room = room
+        .checked_sub(1)
+        .ok_or_else(|| no_document("it has too many values"))?;
+    node.value = Some(text);
+    Ok(())
+}
+
+fn no_document(why: &str) -> Refusal {
+    Refusal::new(
+        Code::MalformedQueryString,
+        format!("The document cannot be read: {why}."),
+    )
 }
 
 /// Presigned requests have their signature in the query.
@@ -580,6 +645,42 @@ mod tests {
         ] {
             assert_eq!(refusal, Refusal::new(Code::InvalidParameterValue, message));
         }
+    }
+
+    #[test]
+    fn a_json_document_is_the_form_that_says_the_same() {
+        let check = |document: &str, form: &str| {
+            let read = Query::of_json(document.as_bytes()).unwrap();
+            assert_eq!(read.fields(), query(form).fields(), "{document}");
+        };
+        check("{}", "");
+        check(
+            r#"{"A": "x", "B": 60, "C": 1.5, "D": true, "E": null, "F": "", "G": []}"#,
+            "A=x&B=60&C=1.5&D=true&F=",
+        );
+        check(
+            r#"{"L": [{"N": "a"}, {"N": "b", "M": {"O": ["c"]}}]}"#,
+            "L.member.1.N=a&L.member.2.N=b&L.member.2.M.O.member.1=c",
+        );
+        for document in [
+            &b""[..],
+            b"[]",
+            b"1",
+            b"{",
+            b"{\"A\": \xff}",
+            b"{\"A\": 1} x",
+        ] {
+            let refusal = Query::of_json(document).unwrap_err();
+            assert_eq!(refusal.code, Code::MalformedQueryString);
+        }
+        let deep = |n: usize| format!("{}1{}", "{\"A\":".repeat(n), "}".repeat(n));
+        assert!(Query::of_json(deep(DEPTH_MAX).as_bytes()).is_ok());
+        assert!(Query::of_json(deep(DEPTH_MAX + 1).as_bytes()).is_err());
+        let many = |n: usize| format!("{{\"A\":[{}1]}}", "1,".repeat(n - 1));
+        assert!(Query::of_json(many(VALUES_MAX).as_bytes()).is_ok());
+        assert!(Query::of_json(many(VALUES_MAX + 1).as_bytes()).is_err());
+        let long = format!("{{\"A\":\"{}\"}}", "a".repeat(BYTES_MAX));
+        assert!(Query::of_json(long.as_bytes()).is_err());
     }
 
     #[test]

@@ -52,6 +52,8 @@ const BACKLOG: u32 = 128;
 
 /// Where clients of JSON services look for it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+/// Where those of services that spoke another protocol once look for the code of an error.
+const QUERY_ERROR: HeaderName = HeaderName::from_static("x-amzn-query-error");
 
 /// Why there is no door.
 #[derive(Debug, thiserror::Error)]
@@ -293,6 +295,9 @@ fn response(reply: Reply, is_last: bool) -> Response<Full<Bytes>> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     if let Ok(id) = HeaderValue::from_str(&reply.request_id) {
         headers.insert(REQUEST_ID, id);
+    }
+    if let Some(Ok(error)) = reply.query_error.map(HeaderValue::try_from) {
+        headers.insert(QUERY_ERROR, error);
     }
     if is_last {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

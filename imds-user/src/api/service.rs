@@ -5,18 +5,22 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::call::{Action, Call, Caller, Change, Effect, Entropy, Outcome, action_of, answer};
-use super::fault::{Code, Protocol, Refusal, Reply, Service};
+use super::fault::{Code, Protocol, Refusal, Reply, Service, Spoken};
 use super::gate;
+use super::monitoring::{self, Facts, History, Wants};
 use super::query::Query;
 use super::sigv4::{self, Fault, Request};
 use crate::config::Ground;
 use crate::instance::UnixMillis;
+use crate::metrics::{Keeper, Minute};
 use crate::store::{Note, Store, StoreError, Transaction, View};
 
 /// Answers requests.
 pub struct Api {
     store: Store,
     ground: Ground,
+    /// What was counted of instances.
+    counts: Keeper,
 }
 
 /// Why a call has no outcome.
@@ -50,11 +54,24 @@ struct Attempt {
 }
 
 impl Api {
-    /// An API over a store. Access keys are made if there are none.
+    /// An API over a store, where nobody counts what instances do. Access keys are made if there are none.
     ///
     /// # Errors
     /// When they cannot be kept.
     pub async fn start(store: Store, ground: Ground) -> Result<Arc<Self>, StoreError> {
+        let counts = Keeper::open(store.clone(), now).await?;
+        Self::counting(store, ground, counts).await
+    }
+
+    /// An API over a store, and over what is counted of its instances.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn counting(
+        store: Store,
+        ground: Ground,
+        counts: Keeper,
+    ) -> Result<Arc<Self>, StoreError> {
         let entropy = entropy()?;
         store
             .update(|view| {
@@ -77,7 +94,11 @@ impl Api {
                 Ok::<_, StoreError>((transaction, ()))
             })
             .await?;
-        Ok(Arc::new(Self { store, ground }))
+        Ok(Arc::new(Self {
+            store,
+            ground,
+            counts,
+        }))
     }
 
     /// Answers a request. `peer` is who the kernel says is at the other end, where it does: they need no signature.
@@ -93,6 +114,7 @@ impl Api {
         let nothing = Query::default();
         let params = query.as_ref().unwrap_or(&nothing).params();
         let service = gate::service_of(request, claim.as_ref().ok(), &params);
+        let spoken = gate::spoken(request, service);
         let caller = match peer {
             Some(caller) => Ok(caller),
             None => claim.and_then(|claim| self.caller(request, &claim)),
@@ -101,17 +123,21 @@ impl Api {
             Ok(caller) => caller,
             Err(fault) => {
                 tracing::info!("a call of {}: {fault}", service.as_str());
-                return Reply::unknown_caller(service, &fault, &request_id);
+                return Reply::unknown_caller(spoken, &fault, &request_id);
             }
         };
-        let outcome = match query {
-            Ok(query) => {
+        let answer = match (query, service) {
+            (Err(refusal), _) => Err(refusal.into()),
+            (Ok(query), Service::CloudWatch) => {
+                self.monitor(request, spoken, query, caller, &request_id)
+                    .await
+            }
+            (Ok(query), _) => {
                 self.call(request, service, query, caller, entropy, &request_id)
                     .await
             }
-            Err(refusal) => Err(refusal.into()),
         };
-        reply(service, outcome, &request_id)
+        answer.unwrap_or_else(|trouble| refused(spoken, trouble, &request_id))
     }
 
     fn caller(&self, request: &Request<'_>, claim: &sigv4::Claim) -> Result<Caller, Fault> {
@@ -129,12 +155,10 @@ impl Api {
         caller: Caller,
         entropy: Entropy,
         request_id: &str,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Reply, Trouble> {
         if service.protocol() == Protocol::Json {
             // No operation of these is served yet.
-            let target = sigv4::headers(request, "x-amz-target").next();
-            let target = String::from_utf8_lossy(target.unwrap_or_default()).into_owned();
-            return Err(Refusal::invalid_action(&target).into());
+            return Err(Refusal::invalid_action(&target(request)).into());
         }
         let action = action_of(gate::actions_of(service), &query.params())?;
         let note = Note {
@@ -166,7 +190,90 @@ impl Api {
             let refused = Some(refusal.code.as_str());
             self.store.note(attempt.note.of_call(None, refused));
         }
-        outcome
+        outcome.map(|outcome| Reply::xml(200, outcome.body, request_id))
+    }
+
+    /// Answers CloudWatch's operations, which look at what was counted.
+    async fn monitor(
+        &self,
+        request: &Request<'_>,
+        spoken: Spoken,
+        query: Query,
+        caller: Caller,
+        request_id: &str,
+    ) -> Result<Reply, Trouble> {
+        let (operation, query) = if spoken.protocol == Protocol::Json {
+            let target = target(request);
+            let operation = target.strip_prefix(monitoring::TARGET_PREFIX);
+            let operation = operation.unwrap_or(&target).to_owned();
+            (operation, Query::of_json(request.body)?)
+        } else {
+            let params = query.params();
+            let _version = params.text("Version");
+            (params.required("Action")?.to_owned(), query)
+        };
+        // Whatever else a client may have written there is not for the history.
+        if !monitoring::OPERATIONS.contains(&&*operation) {
+            return Err(Refusal::invalid_action(&operation).into());
+        }
+        let note = Note {
+            at: now(),
+            who: caller.who,
+            what: format!("{}:{operation}", spoken.service.as_str()).into(),
+        };
+        let answer = self.measure(&operation, &query, Minute::of(note.at)).await;
+        let unknown = query.unknown();
+        if !unknown.is_empty() {
+            let names = unknown.join(", ");
+            tracing::info!("{}: parameters that nobody knows: {names}", note.what);
+        }
+        let refused = match &answer {
+            Ok(_) => None,
+            Err(Trouble::Refused(refusal)) => Some(refusal.code.as_str()),
+            Err(Trouble::Store(_)) => Some(Code::InternalError.as_str()),
+        };
+        self.store.note(note.of_call(None, refused));
+        let document = answer?;
+        Ok(match spoken.protocol {
+            Protocol::Json => Reply::json(spoken.service, 200, &document.json(), request_id),
+            Protocol::Query | Protocol::Ec2Query => {
+                Reply::xml(200, document.xml(&operation, request_id), request_id)
+            }
+        })
+    }
+
+    async fn measure(
+        &self,
+        operation: &str,
+        query: &Query,
+        now: Minute,
+    ) -> Result<monitoring::Document, Trouble> {
+        let request = monitoring::Request::read(operation, &query.params(), now)?;
+        self.counts.look().await;
+        let facts = match request.wants(now) {
+            Wants::Counts(ids, minutes) => {
+                let mut facts = Facts::default();
+                for id in ids {
+                    let history = History {
+                        counts: self.counts.counts(id, minutes.clone()).await?,
+                        present: self.store.read(|view| monitoring::presence(view, id, now)),
+                    };
+                    facts.histories.insert(id, history);
+                }
+                facts
+            }
+            Wants::Instances => {
+                let counted = self.counts.counted().await?;
+                let instances = self
+                    .store
+                    .read(|view| monitoring::instances(view, &counted, now));
+                Facts {
+                    instances,
+                    ..Facts::default()
+                }
+            }
+        };
+        Ok(monitoring::answer(&request, &facts, now))
     }
 
     /// Answers a call that changes nothing. That it was made is noted behind it: nobody waits for the disk to look.
@@ -229,16 +336,21 @@ fn transaction(view: &View, note: &Note, outcome: &Outcome) -> Result<Transactio
     Ok(draft.finish())
 }
 
-fn reply(service: Service, outcome: Result<Outcome, Trouble>, request_id: &str) -> Reply {
-    let refusal = match outcome {
-        Ok(outcome) => return Reply::xml(200, outcome.body, request_id),
-        Err(Trouble::Refused(refusal)) => refusal,
-        Err(Trouble::Store(error)) => {
+fn refused(spoken: Spoken, trouble: Trouble, request_id: &str) -> Reply {
+    let refusal = match trouble {
+        Trouble::Refused(refusal) => refusal,
+        Trouble::Store(error) => {
             tracing::error!("call {request_id}: {error}");
             Refusal::new(Code::InternalError, "An internal error has occurred")
         }
     };
-    Reply::refusal(service, &refusal, request_id)
+    Reply::refusal(spoken, &refusal, request_id)
+}
+
+/// The operation of a JSON service that a request is for.
+fn target(request: &Request<'_>) -> String {
+    let target = sigv4::headers(request, "x-amz-target").next();
+    String::from_utf8_lossy(target.unwrap_or_default()).into_owned()
 }
 
 /// The body, if it is a form: JSON is none. Clients that say nothing of it send one.

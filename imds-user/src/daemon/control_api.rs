@@ -18,6 +18,8 @@ use crate::api::tls::Tls;
 use crate::config::Ground;
 use crate::control::AwsEnv;
 use crate::instance::{Host, InstanceId};
+use crate::metrics::{Keeper, Meter};
+use crate::responder::supervisor::Sampler;
 use crate::state::StateDir;
 use crate::store::{InstanceRecord, KeyRole, Store, View};
 
@@ -48,6 +50,8 @@ pub enum ApiPlace {
 pub(super) struct ControlApi {
     runtime: Option<Runtime>,
     store: Store,
+    /// What it tells of what was counted.
+    counts: Keeper,
     region: String,
     endpoint: Option<String>,
 }
@@ -76,11 +80,13 @@ impl ControlApi {
                 what: "start the thread of the control API",
                 cause,
             })?;
+        let counts = Keeper::open(store.clone(), now_millis).await?;
         let handle = runtime.handle().clone();
         // At once: what is dropped ends without waiting, also where this goes wrong further on.
         let mut open = Self {
             runtime: Some(runtime),
             store: store.clone(),
+            counts: counts.clone(),
             region: host.zone.region().to_owned(),
             endpoint: None,
         };
@@ -98,7 +104,8 @@ impl ControlApi {
             open.endpoint = Some(format!("{scheme}://{address}"));
         }
         let ground = Ground::of(host.clone(), state.installation()?);
-        match Api::start(store.clone(), ground).await {
+        handle.spawn(counts.clone().run());
+        match Api::counting(store.clone(), ground, counts).await {
             Ok(api) => doors.serve(&handle, api),
             Err(error) => {
                 tracing::error!("the control API stays closed: {error}");
@@ -107,6 +114,29 @@ impl ControlApi {
         }
         handle.spawn(attend_always(store.clone()));
         Ok(open)
+    }
+
+    /// Where it is entered what responders count.
+    pub(super) fn meter(&self) -> &Meter {
+        self.counts.meter()
+    }
+
+    /// Asks this supervisor what is counted, from now on.
+    pub(super) fn ask_of_counts(&self, sampler: Sampler) {
+        self.counts.ask(sampler);
+    }
+
+    /// No responder is left that could count on. Where that cannot be kept, a daemon that is killed at once is all that could make
+    /// a difference.
+    pub(super) async fn counts_begin_anew(&self) {
+        if let Err(error) = self.counts.begin_anew().await {
+            tracing::error!("counts begin anew: {error}");
+        }
+    }
+
+    /// Keeps what is counted until now: of the minutes in which it was counted.
+    pub(super) async fn keep_counts(&self) {
+        self.counts.finish().await;
     }
 
     /// What AWS's tools need to be told to come here.

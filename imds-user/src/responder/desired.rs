@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io, sync::Arc};
 
 use super::protocol::{self, Attached, Known};
-use crate::instance::{Host, Published};
+use crate::instance::{Host, InstanceId, Published};
 
 /// A change of what is served.
 #[derive(Debug, Default)]
@@ -42,6 +42,17 @@ impl Desired {
         self.host
             .as_ref()
             .zip(self.instances.get(&slot).map(|state| &**state))
+    }
+
+    /// Who has a slot.
+    pub(super) fn id_of(&self, slot: u32) -> Option<InstanceId> {
+        self.instances.get(&slot).map(|state| state.instance.id)
+    }
+
+    /// Who has which slot.
+    pub(super) fn ids(&self) -> impl Iterator<Item = (u32, InstanceId)> {
+        let all = self.instances.iter();
+        all.map(|(slot, state)| (*slot, state.instance.id))
     }
 
     /// What a responder must be told that was told this already. What it has as it should be stays as it is, also the time

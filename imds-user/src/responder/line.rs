@@ -9,14 +9,34 @@ use tokio::{
 };
 
 use super::{
-    desired::Update,
+    desired::{Desired, Update},
     door::Door,
     greeting::Order,
-    protocol::{self, Attached, CHUNK_INSTANCES, Counters, FromResponder, ToResponder},
+    protocol::{self, Attached, CHUNK_INSTANCES, Counted, Counters, FromResponder, ToResponder},
 };
+use crate::metrics::Meter;
 
 /// How long a message may take to be taken by the responder's end.
 const SAY_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the daemon knows of what was counted.
+pub(super) struct Books<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) counted: &'a mut BTreeMap<u32, Counters>,
+    pub(super) meter: &'a Meter,
+}
+
+impl Books<'_> {
+    /// Enters what a responder says. Of instances that are gone nothing is kept by their slot.
+    fn enter(&mut self, said: &[Counted]) {
+        self.meter.observe(said);
+        for one in said {
+            if self.desired.id_of(one.slot) == Some(one.id) {
+                self.counted.insert(one.slot, one.counters);
+            }
+        }
+    }
+}
 
 /// What the daemon and one process say to each other.
 pub(super) struct Line {
@@ -108,7 +128,7 @@ impl Line {
         }
     }
 
-    pub(super) fn note(&mut self, message: FromResponder, counted: &mut BTreeMap<u32, Counters>) {
+    pub(super) fn note(&mut self, message: FromResponder, mut books: Books<'_>) {
         match message {
             // Only ever the first.
             FromResponder::Attached(_) => {}
@@ -122,8 +142,13 @@ impl Line {
                 }
             }
             FromResponder::Counters(now) => {
-                *counted = now.into_iter().collect();
-                self.answer(counted);
+                books.enter(&now);
+                self.answer(books.counted);
+            }
+            FromResponder::Changed(now) => books.enter(&now),
+            FromResponder::Gone(at_last) => {
+                books.meter.observe(&at_last);
+                books.meter.close(&at_last);
             }
             FromResponder::Sign(slot) => self.unsigned.push(slot),
             FromResponder::Alive(_) => self.silences = 0,

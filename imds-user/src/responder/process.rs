@@ -2,6 +2,7 @@
 //! right, and serves. Daemons come and go: what one said stays in force until the next says otherwise.
 
 use std::{
+    collections::HashMap,
     io::{self, Write},
     net::TcpListener,
     os::{
@@ -30,7 +31,9 @@ use tokio::{
 use super::{
     confine::{self, ConfineError},
     greeting::{Greeting, Order, Tally},
-    protocol::{self, Attached, Counters, Digest, FromResponder, Hello, Known, ToResponder},
+    protocol::{
+        self, Attached, Counted, Counters, Digest, FromResponder, Hello, Known, ToResponder,
+    },
     rights,
     workers::Workers,
 };
@@ -276,7 +279,8 @@ impl Responder {
     }
 
     fn tally(&self) -> Tally {
-        Tally(count(&self.guests))
+        let counted = count(&self.guests).into_iter();
+        Tally(counted.map(|one| (one.slot, one.counters)).collect())
     }
 
     /// Leaves the listeners to another responder, finishes what is under way, and says what was counted to all who want
@@ -317,21 +321,39 @@ async fn act(
     answer: &mpsc::UnboundedSender<FromResponder>,
 ) -> io::Result<()> {
     let mut leaving = Leaving::default();
+    let mut gone = Vec::new();
+    let mut told = HashMap::new();
     while let Some(message) = protocol::receive(&mut orders).await? {
         match message {
             ToResponder::Host(host) => guests.set_host(host),
             ToResponder::Upsert(instances) => guests.upsert(instances),
-            ToResponder::Remove(slots) => leaving.extend(guests.remove(&slots)),
+            ToResponder::Remove(slots) => {
+                for slot in &slots {
+                    told.remove(slot);
+                }
+                let known = slots.iter().map(|slot| (*slot, guests.get(*slot)));
+                gone.extend(known.filter_map(|(slot, guest)| Some((slot, guest?))));
+                leaving.extend(guests.remove(&slots));
+            }
             ToResponder::Signed { slot, signatures } => guests.sign(slot, signatures),
             ToResponder::Add(counted) => add(guests, &counted),
             // Sending fails when the line broke, which reading notices too.
             ToResponder::Apply(revision) => {
                 workers.let_go();
                 await_end_of(&std::mem::take(&mut leaving)).await;
+                if !gone.is_empty() {
+                    let gone = std::mem::take(&mut gone).into_iter();
+                    let gone = gone.map(|(slot, guest)| counted(slot, &guest));
+                    answer.send(FromResponder::Gone(gone.collect())).ok();
+                }
                 answer.send(FromResponder::Applied(revision)).ok();
             }
             ToResponder::Count => {
                 answer.send(FromResponder::Counters(count(guests))).ok();
+            }
+            ToResponder::CountChanged => {
+                let changed = changed(guests, &mut told);
+                answer.send(FromResponder::Changed(changed)).ok();
             }
             ToResponder::Ping(number) => {
                 let (pulse, answer) = (workers.pulse(), answer.clone());
@@ -369,11 +391,34 @@ async fn await_end_of(leaving: &Leaving) {
     }
 }
 
-fn count(guests: &Guests) -> Vec<(u32, Counters)> {
+fn count(guests: &Guests) -> Vec<Counted> {
     let all = guests.all();
     all.iter()
-        .map(|(slot, guest)| (*slot, counters_of(guest)))
+        .map(|(slot, guest)| counted(*slot, guest))
         .collect()
+}
+
+/// What is other than `told`, which has it from now on.
+fn changed(guests: &Guests, told: &mut HashMap<u32, Counted>) -> Vec<Counted> {
+    let mut now = count(guests);
+    now.retain(|one| one.counters.to_words() != [0; Counters::WORDS]);
+    let mut before: HashMap<u32, Counted> = std::mem::take(told);
+    *told = now.iter().map(|one| (one.slot, *one)).collect();
+    now.retain(|one| {
+        let before = before.remove(&one.slot);
+        before.is_none_or(|before| {
+            (before.id, before.counters.to_words()) != (one.id, one.counters.to_words())
+        })
+    });
+    now
+}
+
+fn counted(slot: u32, guest: &Guest) -> Counted {
+    Counted {
+        slot,
+        id: guest.instance().id,
+        counters: counters_of(guest),
+    }
 }
 
 fn counters_of(guest: &Guest) -> Counters {

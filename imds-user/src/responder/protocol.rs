@@ -48,6 +48,8 @@ pub enum ToResponder {
     Apply(u64),
     /// Answer with [`FromResponder::Counters`].
     Count,
+    /// Answer with [`FromResponder::Changed`].
+    CountChanged,
     /// When every worker has given a sign of life, say [`FromResponder::Alive`] with this number.
     Ping(u64),
     /// To [`FromResponder::Sign`].
@@ -66,8 +68,12 @@ pub enum FromResponder {
     Attached(Attached),
     /// Everything before [`ToResponder::Apply`] of this number is in force.
     Applied(u64),
-    /// What was counted, by slot.
-    Counters(Vec<(u32, Counters)>),
+    /// What was counted for all.
+    Counters(Vec<Counted>),
+    /// What was counted for those of whom something was, since this was last said on this line.
+    Changed(Vec<Counted>),
+    /// What was counted, at last, for those that were removed. Said before the [`FromResponder::Applied`] that tells of it.
+    Gone(Vec<Counted>),
     /// Every worker has given a sign of life since [`ToResponder::Ping`] of this number.
     Alive(u64),
     /// Sign the identity document of this slot, whatever it is: no more than its number is taken from a process that guests
@@ -98,6 +104,17 @@ pub struct Known {
     /// Of the state, but for when it was made known ([`digest_of_state`]).
     pub state: Digest,
     /// What was counted for it.
+    pub counters: Counters,
+}
+
+/// What was counted for an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Its slot.
+    pub slot: u32,
+    /// Who it is: by the time that this is heard, the slot may be another's.
+    pub id: InstanceId,
+    /// All that was ever counted for it in this slot.
     pub counters: Counters,
 }
 

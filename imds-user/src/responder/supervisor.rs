@@ -32,17 +32,18 @@ use super::{
     found::{self, Found},
     greeting::{Build, Tally},
     handle::Handle,
-    line::Line,
+    line::{Books, Line},
     listeners,
     namespace::NamespaceError,
-    protocol::{self, Attached, Counters, Hello, ToResponder},
+    protocol::{self, Attached, Counted, Counters, Hello, ToResponder},
     rights,
     signing::Signing,
 };
 use crate::{
     identity::signer::{Signed, Signer},
-    instance::{MetadataOptions, Published},
+    instance::{InstanceId, MetadataOptions, Published},
     metadata,
+    metrics::Meter,
     netns::NetNs,
     service_manager,
 };
@@ -105,6 +106,8 @@ pub struct Start {
     pub workers: u16,
     /// The directory of the sockets by which running responders are reached.
     pub doors: PathBuf,
+    /// Where what is counted is entered, by the minute.
+    pub meter: Meter,
 }
 
 /// What `imds status` shows of the responder.
@@ -165,6 +168,7 @@ impl Responder {
             token_key,
             workers,
             doors,
+            meter,
         } = start;
         let mut desired = Desired::default();
         desired.merge(&initial);
@@ -179,6 +183,7 @@ impl Responder {
             restarts: 0,
             failed_starts: 0,
             counted: BTreeMap::new(),
+            meter,
             retiring: JoinSet::new(),
             draining: tell_draining,
             signing: Signing::new(signer),
@@ -249,7 +254,7 @@ impl Responder {
         }
     }
 
-    /// What was counted for each slot, by this responder and those before it. What one counted since the last question is
+    /// What was counted for each slot, by this responder and those before it. What one counted in the last second or so is
     /// lost when it is killed.
     ///
     /// # Errors
@@ -261,6 +266,12 @@ impl Responder {
             .await
             .map_err(|_| ResponderError::Stopped)?;
         counters.await.map_err(|_| ResponderError::Stopped)
+    }
+
+    /// Asks for what was counted, for as long as this responder is supervised, without keeping it from being left.
+    #[must_use]
+    pub fn sampler(&self) -> Sampler {
+        Sampler(self.commands.downgrade())
     }
 
     /// The process and how often it was replaced.
@@ -277,6 +288,23 @@ impl Responder {
     }
 }
 
+/// See [`Responder::sampler`].
+#[derive(Clone, Debug)]
+pub struct Sampler(mpsc::WeakSender<Order>);
+
+impl Sampler {
+    /// Returns when all that was counted until now is entered; at once, if nobody supervises the responder any more.
+    pub async fn look(&self) {
+        let (answer, counters) = oneshot::channel();
+        if let Some(commands) = self.0.upgrade()
+            && commands.send(Order::Count(answer)).await.is_ok()
+        {
+            // Who has gone counted nothing more.
+            counters.await.ok();
+        }
+    }
+}
+
 struct Supervisor {
     netns: NetNs,
     /// None while guests are refused.
@@ -290,8 +318,10 @@ struct Supervisor {
     failed_starts: u32,
     /// What was last heard to be counted.
     counted: BTreeMap<u32, Counters>,
+    /// The same, by the minute, and of instances that are gone too.
+    meter: Meter,
     /// Responders that finish what is under way. Each ends with what it counted since another took over.
-    retiring: JoinSet<Vec<(u32, Counters)>>,
+    retiring: JoinSet<Vec<Counted>>,
     /// How many these are, for whoever waits for their end.
     draining: watch::Sender<usize>,
     signing: Signing,
@@ -323,6 +353,8 @@ impl Supervisor {
                 End::Left => return,
                 End::Died => {
                     self.tell(None);
+                    // It cannot say any more what it counted for those.
+                    self.forget_strangers();
                     running.bury().await;
                     self.replace(&mut pause).await
                 }
@@ -351,9 +383,11 @@ impl Supervisor {
                 Running { handle, door, line }
             }
             None => {
-                if let Some(latest) = found.first().filter(|one| one.is_in(namespace)) {
-                    self.counted = latest.tally().await.0.into_iter().collect();
-                }
+                self.counted = match found.first().filter(|one| one.is_in(namespace)) {
+                    Some(latest) => latest.tally().await.0.into_iter().collect(),
+                    None => BTreeMap::new(),
+                };
+                self.meter.resume(&self.with_ids(&self.counted));
                 self.start().await?
             }
         };
@@ -362,7 +396,33 @@ impl Supervisor {
             self.retire(other.handle, other.door, DRAIN_SECONDS, counted)
                 .await;
         }
+        self.forget_strangers();
         Ok(running)
+    }
+
+    /// Whose counts these are: of instances that are served, or that the meter knows from an earlier daemon.
+    fn with_ids(&self, counted: &BTreeMap<u32, Counters>) -> Vec<Counted> {
+        let of = |(slot, counters): (&u32, &Counters)| {
+            let id = self.meter.id_of(*slot).or(self.desired.id_of(*slot))?;
+            Some(Counted {
+                slot: *slot,
+                id,
+                counters: *counters,
+            })
+        };
+        counted.iter().filter_map(of).collect()
+    }
+
+    /// Forgets what slots counted that nobody has any more.
+    fn forget_strangers(&mut self) {
+        let Self {
+            desired,
+            counted,
+            meter,
+            ..
+        } = self;
+        counted.retain(|slot, _| desired.id_of(*slot).is_some());
+        meter.close_unless(|slot, id| desired.id_of(slot) == Some(id));
     }
 
     /// Goes on with a responder that runs, if it is one that this daemon could have started.
@@ -378,11 +438,17 @@ impl Supervisor {
             if told.hello != protocol::digest(&self.hello)? {
                 return Err(io::Error::other("it was started with other settings"));
             }
-            self.counted = told
-                .instances
-                .iter()
+            let known = told.instances.iter();
+            self.counted = known
+                .clone()
                 .map(|known| (known.slot, known.counters))
                 .collect();
+            let counted = known.map(|known| Counted {
+                slot: known.slot,
+                id: known.id,
+                counters: known.counters,
+            });
+            self.meter.resume(&counted.collect::<Vec<_>>());
             self.inform(&mut line, &told).await?;
             Ok(line)
         };
@@ -466,9 +532,17 @@ impl Supervisor {
         while applied.try_recv().is_err() {
             let message = line.messages.recv().await;
             let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
-            line.note(message, &mut self.counted);
+            line.note(message, self.books());
         }
         Ok(())
+    }
+
+    fn books(&mut self) -> Books<'_> {
+        Books {
+            desired: &self.desired,
+            counted: &mut self.counted,
+            meter: &self.meter,
+        }
     }
 
     /// What was counted, as numbers that only grow.
@@ -524,6 +598,7 @@ impl Supervisor {
                 () = sleep_until(until) => return Some(()),
                 order = self.orders.recv() => match order? {
                     Order::Update(update, done) => {
+                        self.meter.close_unless(|slot, _| !update.remove.contains(&slot));
                         self.merge(&update);
                         // Whoever asked may have gone.
                         done.send(()).ok();
@@ -576,16 +651,21 @@ impl Supervisor {
     ) {
         let retiring = found::retire(handle, door, seconds).await;
         self.draining.send_modify(|n| *n += 1);
+        // By then a slot may be another's.
+        let ids: HashMap<u32, InstanceId> = self.desired.ids().collect();
         self.retiring.spawn(async move {
             let Tally(at_last) = retiring.ended().await.unwrap_or_default();
             let Some(counted) = counted else {
                 return Vec::new();
             };
             let since = |(slot, counters): (u32, Counters)| {
-                let before = counted.get(&slot).copied().unwrap_or_default();
-                (slot, counters.since(before))
+                Some(Counted {
+                    slot,
+                    id: *ids.get(&slot)?,
+                    counters: counters.since(*counted.get(&slot)?),
+                })
             };
-            at_last.into_iter().map(since).collect()
+            at_last.into_iter().filter_map(since).collect()
         });
     }
 
@@ -594,6 +674,8 @@ impl Supervisor {
         let line = &mut running.line;
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What is counted belongs to the minute in which it is heard of, so it is asked for when one ends, too.
+        let mut minute_ends = Instant::now() + self.meter.until_next_minute();
         loop {
             let said = tokio::select! {
                 order = self.orders.recv() => match order {
@@ -602,7 +684,7 @@ impl Supervisor {
                 },
                 message = line.messages.recv() => match message {
                     Some(message) => {
-                        line.note(message, &mut self.counted);
+                        line.note(message, self.books());
                         self.sign(line).await
                     }
                     None => return End::Died,
@@ -616,7 +698,15 @@ impl Supervisor {
                     if line.silences >= SILENCES_MAX {
                         return End::Hangs;
                     }
-                    line.ping().await
+                    // Also so that little of it is lost with a process that is killed.
+                    match line.say(&ToResponder::CountChanged).await {
+                        Ok(()) => line.ping().await,
+                        error => error,
+                    }
+                }
+                () = sleep_until(minute_ends) => {
+                    minute_ends = Instant::now() + self.meter.until_next_minute();
+                    line.say(&ToResponder::Count).await
                 }
             };
             match said {
@@ -681,14 +771,15 @@ impl Supervisor {
     }
 
     /// Adds what a responder counted after another had taken over.
-    async fn count_on(&mut self, more: Vec<(u32, Counters)>, line: &mut Line) -> io::Result<()> {
-        let wanted = |(slot, _): &(u32, Counters)| self.desired.instances.contains_key(slot);
-        let more: Vec<_> = more.into_iter().filter(wanted).collect();
-        for (slot, counters) in &more {
-            let known = self.counted.entry(*slot).or_default();
-            *known = known.plus(*counters);
+    async fn count_on(&mut self, mut more: Vec<Counted>, line: &mut Line) -> io::Result<()> {
+        self.meter.add(&more);
+        more.retain(|one| self.desired.id_of(one.slot) == Some(one.id));
+        for one in &more {
+            let known = self.counted.entry(one.slot).or_default();
+            *known = known.plus(one.counters);
         }
-        line.say(&ToResponder::Add(more)).await
+        let more = more.into_iter().map(|one| (one.slot, one.counters));
+        line.say(&ToResponder::Add(more.collect())).await
     }
 
     /// Tells whoever looks.

@@ -5,13 +5,17 @@
 //! still the last one; whoever follows asks for what changed after the last one that it knows. etcd's keys, values,
 //! `mod_revision`, transactions and watches are all of this, and SQL is none of it.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::history::{Entry, NewEntry};
 use super::record::{Key, RecordError};
+use crate::instance::InstanceId;
+use crate::metrics::{Base, Batch, Counts, Minute};
 
 /// The number of a state of the store. It only ever grows.
 #[derive(
@@ -87,6 +91,35 @@ pub trait Backend: Send {
     /// # Errors
     /// When they cannot be read.
     fn history(&mut self, query: &HistoryQuery) -> Result<Vec<Entry>, StoreError>;
+
+    /// Adds what was counted to what is there, and moves the bases, all or nothing; removes what is not kept any more. Counts
+    /// have no revision and no history: they are no decision of anybody's.
+    ///
+    /// # Errors
+    /// When it cannot be kept. Nothing is written then.
+    fn meter(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// What was counted of an instance in these minutes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn metered(
+        &mut self,
+        id: InstanceId,
+        minutes: &RangeInclusive<Minute>,
+    ) -> Result<BTreeMap<Minute, Counts>, StoreError>;
+
+    /// Of whom something was counted from this minute's hour on, and the last such hour.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn metered_instances(&mut self, from: Minute) -> Result<BTreeMap<InstanceId, u64>, StoreError>;
+
+    /// The bases, by slot.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn bases(&mut self) -> Result<BTreeMap<u32, Base>, StoreError>;
 }
 
 /// Why nothing was written.

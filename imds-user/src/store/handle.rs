@@ -2,6 +2,8 @@
 //!
 //! Readers look at the view in memory and wait for nobody. Who writes waits for the disk, but holds up nobody else.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use super::backend::{
 use super::history::{Entry, NewEntry};
 use super::record::Key;
 use super::view::View;
+use crate::instance::InstanceId;
+use crate::metrics::{Base, Batch, Counts, Minute};
 
 /// How often it is looked whether another process wrote. Ours is told at once.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -40,6 +44,17 @@ enum Job {
         oneshot::Sender<Result<Vec<Entry>, StoreError>>,
     ),
     Changes(Revision, oneshot::Sender<Result<Option<State>, StoreError>>),
+    Meter(Batch, oneshot::Sender<Result<(), StoreError>>),
+    Metered(
+        InstanceId,
+        RangeInclusive<Minute>,
+        oneshot::Sender<Result<BTreeMap<Minute, Counts>, StoreError>>,
+    ),
+    MeteredInstances(
+        Minute,
+        oneshot::Sender<Result<BTreeMap<InstanceId, u64>, StoreError>>,
+    ),
+    Bases(oneshot::Sender<Result<BTreeMap<u32, Base>, StoreError>>),
     Close(oneshot::Sender<()>),
 }
 
@@ -124,6 +139,46 @@ impl Store {
     /// When they cannot be read.
     pub async fn history(&self, query: HistoryQuery) -> Result<Vec<Entry>, StoreError> {
         self.ask(|answer| Job::History(query, answer)).await?
+    }
+
+    /// Adds what was counted. Nobody who follows hears of it.
+    ///
+    /// # Errors
+    /// When it cannot be kept: nothing of it is.
+    pub async fn meter(&self, batch: Batch) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Meter(batch, answer)).await?
+    }
+
+    /// What was counted of an instance in these minutes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn metered(
+        &self,
+        id: InstanceId,
+        minutes: RangeInclusive<Minute>,
+    ) -> Result<BTreeMap<Minute, Counts>, StoreError> {
+        self.ask(|answer| Job::Metered(id, minutes, answer)).await?
+    }
+
+    /// Of whom something was counted from this minute's hour on, and the last such hour.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn metered_instances(
+        &self,
+        from: Minute,
+    ) -> Result<BTreeMap<InstanceId, u64>, StoreError> {
+        self.ask(|answer| Job::MeteredInstances(from, answer))
+            .await?
+    }
+
+    /// Up to where counters are counted, by slot.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn bases(&self) -> Result<BTreeMap<u32, Base>, StoreError> {
+        self.ask(Job::Bases).await?
     }
 
     /// Follows what changes after a revision, whoever changes it.
@@ -221,6 +276,18 @@ impl<B: Backend> Worker<B> {
                 }
                 Ok(Job::Changes(after, answer)) => {
                     answer.send(self.backend.changes_after(after)).ok();
+                }
+                Ok(Job::Meter(batch, answer)) => {
+                    answer.send(self.backend.meter(&batch)).ok();
+                }
+                Ok(Job::Metered(id, minutes, answer)) => {
+                    answer.send(self.backend.metered(id, &minutes)).ok();
+                }
+                Ok(Job::MeteredInstances(from, answer)) => {
+                    answer.send(self.backend.metered_instances(from)).ok();
+                }
+                Ok(Job::Bases(answer)) => {
+                    answer.send(self.backend.bases()).ok();
                 }
                 Ok(Job::Close(answer)) => {
                     drop(self);

@@ -1,12 +1,15 @@
 //! A store that forgets: what SQLite is compared with, and what tests of its users stand on.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use super::backend::{
     Backend, CommitError, HistoryQuery, Item, Revision, State, StoreError, Transaction,
 };
 use super::history::Entry;
 use super::record::Key;
+use crate::instance::InstanceId;
+use crate::metrics::{Base, Batch, Counts, Minute};
 
 /// Keys, values and history in memory.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ pub(crate) struct Memory {
     revision: Revision,
     items: BTreeMap<Key, (Option<Vec<u8>>, Revision)>,
     history: Vec<Entry>,
+    metered: BTreeMap<(InstanceId, Minute), Counts>,
+    bases: BTreeMap<u32, Base>,
 }
 
 impl Memory {
@@ -82,5 +87,43 @@ impl Backend for Memory {
         };
         let entries = self.history.iter().rev().filter(is_wanted);
         Ok(entries.take(query.limit).cloned().collect())
+    }
+
+    fn meter(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        for (id, minute, counts) in &batch.counts {
+            *self.metered.entry((*id, *minute)).or_default() += *counts;
+        }
+        for (slot, base) in &batch.bases {
+            match base {
+                Some(base) => drop(self.bases.insert(*slot, *base)),
+                None => drop(self.bases.remove(slot)),
+            }
+        }
+        let first_hour = batch.first_kept.hour();
+        self.metered
+            .retain(|(_, minute), _| minute.hour() >= first_hour);
+        Ok(())
+    }
+
+    fn metered(
+        &mut self,
+        id: InstanceId,
+        minutes: &RangeInclusive<Minute>,
+    ) -> Result<BTreeMap<Minute, Counts>, StoreError> {
+        let range = (id, *minutes.start())..=(id, *minutes.end());
+        let counts = self.metered.range(range);
+        Ok(counts
+            .map(|((_, minute), counts)| (*minute, *counts))
+            .collect())
+    }
+
+    fn metered_instances(&mut self, from: Minute) -> Result<BTreeMap<InstanceId, u64>, StoreError> {
+        let keys = self.metered.keys();
+        let late = keys.filter(|(_, minute)| minute.hour() >= from.hour());
+        Ok(late.map(|(id, minute)| (*id, minute.hour())).collect())
+    }
+
+    fn bases(&mut self) -> Result<BTreeMap<u32, Base>, StoreError> {
+        Ok(self.bases.clone())
     }
 }

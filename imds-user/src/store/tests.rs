@@ -615,6 +615,6 @@ fn a_file_that_is_none_of_ours_is_let_be() {
         .unwrap();
     check(
         &path,
-        "was written by a newer imds (its schema is 99, this one knows up to 1)",
+        "was written by a newer imds (its schema is 99, this one knows up to 2)",
     );
 }

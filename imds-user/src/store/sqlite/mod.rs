@@ -4,10 +4,13 @@
 //! state of before. Several processes may have the file open; who writes has it for himself for a moment, and others wait.
 //! <https://sqlite.org/wal.html>, <https://sqlite.org/pragma.html>
 
+mod metered;
 mod schema;
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -20,7 +23,8 @@ use super::backend::{
 };
 use super::history::{Entry, FieldChange, NewEntry};
 use super::record::{Key, Kind};
-use crate::instance::UnixMillis;
+use crate::instance::{InstanceId, UnixMillis};
+use crate::metrics::{Base, Batch, Counts, Minute};
 
 /// How long another process that writes is waited for. A write takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -186,6 +190,30 @@ impl Backend for Sqlite {
     fn history(&mut self, query: &HistoryQuery) -> Result<Vec<Entry>, StoreError> {
         let entries = history(&self.connection, query);
         entries.map_err(|error| self.told(error))
+    }
+
+    fn meter(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let done = metered::add(&mut self.connection, batch);
+        done.map_err(|error| self.told(error))
+    }
+
+    fn metered(
+        &mut self,
+        id: InstanceId,
+        minutes: &RangeInclusive<Minute>,
+    ) -> Result<BTreeMap<Minute, Counts>, StoreError> {
+        let counts = metered::of(&self.connection, id, minutes);
+        counts.map_err(|error| self.told(error))
+    }
+
+    fn metered_instances(&mut self, from: Minute) -> Result<BTreeMap<InstanceId, u64>, StoreError> {
+        let instances = metered::instances(&self.connection, from);
+        instances.map_err(|error| self.told(error))
+    }
+
+    fn bases(&mut self) -> Result<BTreeMap<u32, Base>, StoreError> {
+        let bases = metered::bases(&self.connection);
+        bases.map_err(|error| self.told(error))
     }
 }
 

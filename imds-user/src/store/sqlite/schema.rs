@@ -40,6 +40,20 @@ pub(super) const STEPS: &[&str] = &[
          refused TEXT
      ) STRICT;
      CREATE INDEX history_by_about ON history (about, number) WHERE about IS NOT NULL;",
+    // What was counted of instances, an hour in a row (`metrics::hour`), and up to where slots' counters are in there. The hour comes
+    // first: what is new stands together, and so does what goes.
+    "CREATE TABLE metered (
+         hour INTEGER NOT NULL,
+         instance TEXT NOT NULL,
+         minutes BLOB NOT NULL,
+         PRIMARY KEY (hour, instance)
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE base (
+         slot INTEGER PRIMARY KEY,
+         instance TEXT NOT NULL,
+         no_token INTEGER NOT NULL,
+         no_token_rejected INTEGER NOT NULL
+     ) STRICT;",
 ];
 
 /// Brings a file up to the latest schema: all steps or none.
