@@ -10,6 +10,7 @@ mod error;
 mod follow;
 mod following;
 mod host_access;
+mod orders;
 mod records;
 mod report;
 mod served;

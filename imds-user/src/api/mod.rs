@@ -5,14 +5,15 @@
 //! function from a [`call::Call`], which has the records as they are, to an [`call::Outcome`], which says what is to be written.
 //! None of this has a clock, a socket or a file, and everything a client can send is bounded.
 //!
-//! Around it, [`service`] looks into the store, commits, and tries again when somebody was faster; [`server`] has the sockets;
-//! [`attend`] brings instances to where they were told to go.
+//! Around it, [`service`] looks into the store, commits, and tries again when somebody was faster; [`order`] does so for the
+//! command line, without XML; [`server`] has the sockets; [`attend`] brings instances to where they were told to go.
 
 pub mod attend;
 pub mod call;
 pub mod ec2;
 pub mod fault;
 pub mod gate;
+pub mod order;
 pub mod query;
 pub mod server;
 pub mod service;

@@ -48,6 +48,8 @@ pub enum ApiPlace {
 pub(super) struct ControlApi {
     runtime: Option<Runtime>,
     store: Store,
+    /// None where it stays closed.
+    api: Option<Arc<Api>>,
     region: String,
     endpoint: Option<String>,
 }
@@ -81,6 +83,7 @@ impl ControlApi {
         let mut open = Self {
             runtime: Some(runtime),
             store: store.clone(),
+            api: None,
             region: host.zone.region().to_owned(),
             endpoint: None,
         };
@@ -99,7 +102,10 @@ impl ControlApi {
         }
         let ground = Ground::of(host.clone(), state.installation()?);
         match Api::start(store.clone(), ground).await {
-            Ok(api) => doors.serve(&handle, api),
+            Ok(api) => {
+                open.api = Some(Arc::clone(&api));
+                doors.serve(&handle, api);
+            }
             Err(error) => {
                 tracing::error!("the control API stays closed: {error}");
                 open.endpoint = None;
@@ -107,6 +113,11 @@ impl ControlApi {
         }
         handle.spawn(attend_always(store.clone()));
         Ok(open)
+    }
+
+    /// What carries out its actions.
+    pub(super) fn api(&self) -> Option<Arc<Api>> {
+        self.api.clone()
     }
 
     /// What AWS's tools need to be told to come here.
