@@ -10,6 +10,7 @@ mod error;
 mod follow;
 mod following;
 mod host_access;
+mod orders;
 mod records;
 mod report;
 mod served;
@@ -58,7 +59,7 @@ use crate::{
     },
     service_manager::{self, Watchdog},
     state::StateDir,
-    store::{self, Store, View, apply::Precedence},
+    store::{self, Store, View},
     teardown,
 };
 use control_api::ControlApi;
@@ -72,8 +73,8 @@ use served::Served;
 /// What `imds run` was told.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
+    /// The configuration file; without one, what the store has.
+    pub config: Option<PathBuf>,
     /// Where keys and the control socket live.
     pub state_dir: PathBuf,
     /// Threads of the responder; as many as there are CPUs, but no more than four, when none is given.
@@ -122,7 +123,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let state = StateDir::open(&options.state_dir)?;
     let (store, lives, admitted) = records::open(&state).await?;
     let note = records::of_the_daemon(&options);
-    let reading = records::read(&state, &store, &options.config, Precedence::Edits, note)?;
+    let reading = records::read(&state, &store, options.config.as_deref(), note)?;
     let Settings {
         host,
         guard,
@@ -492,8 +493,8 @@ impl Daemon {
 
     async fn try_reload(&mut self, state: &StateDir) -> Result<(), DaemonError> {
         let note = records::of_the_daemon(&self.options);
-        let file = &self.options.config;
-        let reading = records::read(state, &self.store, file, Precedence::Edits, note)?;
+        let file = self.options.config.as_deref();
+        let reading = records::read(state, &self.store, file, note)?;
         self.take_on(reading.settings, reading.pending, false).await
     }
 

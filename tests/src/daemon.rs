@@ -38,7 +38,8 @@ pub struct Daemon {
 #[derive(Clone)]
 pub(crate) struct Start {
     pub(crate) binary: PathBuf,
-    pub(crate) config: PathBuf,
+    /// None to start without one.
+    pub(crate) config: Option<PathBuf>,
     pub(crate) state_dir: PathBuf,
     pub(crate) notify: PathBuf,
     pub(crate) environment: Vec<(String, String)>,
@@ -264,8 +265,11 @@ impl Start {
         };
         command
             .arg("run")
-            .arg("--config")
-            .arg(&self.config)
+            .args(
+                self.config
+                    .iter()
+                    .flat_map(|config| [std::ffi::OsStr::new("--config"), config.as_os_str()]),
+            )
             .arg("--state-dir")
             .arg(&self.state_dir)
             .args(&self.options)

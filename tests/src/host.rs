@@ -52,6 +52,7 @@ pub struct Host {
     instances: Vec<InstanceText>,
     tables: String,
     run_options: Vec<String>,
+    has_no_config: bool,
     jail: Option<Arc<Jail>>,
     bridges: BTreeSet<String>,
     uplinks: u8,
@@ -85,6 +86,7 @@ impl Host {
             instances: Vec::new(),
             tables: String::new(),
             run_options: Vec::new(),
+            has_no_config: false,
             jail: None,
             bridges: BTreeSet::new(),
             uplinks: 0,
@@ -269,6 +271,12 @@ impl Host {
         self.start_version(&imds_path())
     }
 
+    /// From now on daemons are started without a configuration file.
+    pub fn without_config(&mut self) -> &mut Self {
+        self.has_no_config = true;
+        self
+    }
+
     /// Starts the daemon with the configuration file as it is.
     ///
     /// # Panics
@@ -350,7 +358,7 @@ impl Host {
     fn what_to_start(&self) -> Start {
         Start {
             binary: imds_path(),
-            config: self.config_path(),
+            config: (!self.has_no_config).then(|| self.config_path()),
             state_dir: self.state_dir(),
             notify: self.dir.path().join("notify"),
             environment: self.environment.clone(),

@@ -97,6 +97,18 @@ impl Query {
         Ok(read)
     }
 
+    /// The parameters of a call that is made here.
+    ///
+    /// # Errors
+    /// When a name is none, or is there twice.
+    pub fn of(fields: impl IntoIterator<Item = (String, String)>) -> Result<Self, Refusal> {
+        let mut read = Self::default();
+        for (name, value) in fields {
+            read.add_field(&name, value)?;
+        }
+        Ok(read)
+    }
+
     fn add(&mut self, field: &[u8]) -> Result<(), Refusal> {
         let mut halves = field.splitn(2, |byte| *byte == b'=');
         let name = decode(halves.next().unwrap_or_default())?;
@@ -104,6 +116,10 @@ impl Query {
         if is_of_signature(&name) {
             return Ok(());
         }
+        self.add_field(&name, value)
+    }
+
+    fn add_field(&mut self, name: &str, value: String) -> Result<(), Refusal> {
         if name.split('.').count() > DEPTH_MAX {
             return Err(malformed("a parameter has too many parts"));
         }

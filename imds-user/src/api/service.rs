@@ -101,6 +101,14 @@ impl Api {
         }))
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
     /// Answers a request. `peer` is who the kernel says is at the other end, where it does: they need no signature.
     pub async fn answer(&self, request: &Request<'_>, peer: Option<Caller>) -> Reply {
         let Ok(entropy) = entropy() else {
@@ -378,7 +386,7 @@ fn request_id(bytes: &[u8; 16]) -> String {
     )
 }
 
-fn entropy() -> Result<Entropy, StoreError> {
+pub(super) fn entropy() -> Result<Entropy, StoreError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| StoreError::Io {
         what: "get randomness for",
@@ -388,7 +396,7 @@ fn entropy() -> Result<Entropy, StoreError> {
     Ok(Entropy::new(bytes))
 }
 
-fn now() -> UnixMillis {
+pub(super) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let millis = since.map_or(0, |since| since.as_millis());
     UnixMillis(u64::try_from(millis).unwrap_or(u64::MAX))

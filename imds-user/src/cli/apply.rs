@@ -1,4 +1,4 @@
-//! `imds apply`, `imds export` and `imds history`: what is kept of instances, and who changed it.
+//! `imds apply` and `imds export`: what is kept of instances, from a file and as one.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,16 +9,14 @@ use anyhow::Context;
 use imds_user::config::{self, disk::Disk};
 use imds_user::control::Applied;
 use imds_user::control::client::{self, ClientError};
-use imds_user::control::find::find;
-use imds_user::instance::{InstanceId, UnixMillis};
+use imds_user::instance::UnixMillis;
 use imds_user::state;
 use imds_user::store::apply::{Action, ApplyError, Change, Precedence, plan};
 use imds_user::store::backend::State;
 use imds_user::store::export::{Secrets, export};
-use imds_user::store::{Backend, CommitError, Entry, HistoryQuery, Key, Note, Sqlite, View, Who};
+use imds_user::store::{Backend, CommitError, Note, Sqlite, View, Who};
 
 use super::failure::Refusal;
-use super::table::{Align, Cell, Table};
 use super::{
     BAD, BOLD, DIM, EXIT_FINE, EXIT_MISSING, EXIT_USAGE, GOOD, StateDir, WARNING, require_root,
 };
@@ -116,7 +114,7 @@ fn note(what: String) -> Note {
     }
 }
 
-fn view_of(store: &mut Sqlite) -> anyhow::Result<View> {
+pub(super) fn view_of(store: &mut Sqlite) -> anyhow::Result<View> {
     let State { revision, items } = store.load()?;
     let mut view = View::default();
     view.take(revision, items)?;
@@ -153,7 +151,7 @@ fn write_applied(out: &mut dyn Write, applied: &Applied) -> io::Result<()> {
     Ok(())
 }
 
-fn write_change(out: &mut dyn Write, change: &Change) -> io::Result<()> {
+pub(super) fn write_change(out: &mut dyn Write, change: &Change) -> io::Result<()> {
     let (sign, style) = match change.action {
         Action::Add => ('+', GOOD),
         Action::Change => ('~', WARNING),
@@ -203,63 +201,8 @@ impl Export {
     }
 }
 
-const HISTORY_EXAMPLES: &str = "\
-Examples:
-  imds history                       what changed last, and who did it
-  imds history web                   the same of one instance, by its name, its id, or how its id begins
-  imds history --limit 1000 --json | jq 'select(.who != \"uid 0\")'
-
-Secrets are never in it: that one changed is told, not from what to what.";
-
-/// Show who changed what, the latest first
-#[derive(Debug, clap::Args)]
-#[command(after_help = HISTORY_EXAMPLES)]
-pub(crate) struct History {
-    /// Of one instance alone; one that is gone is named by its whole id
-    instance: Option<String>,
-
-    /// No more than so many
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    limit: usize,
-
-    /// Print JSON, an entry a line
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    state_dir: StateDir,
-}
-
-impl History {
-    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let mut store = existing(&self.state_dir.state_dir)?;
-        let view = view_of(&mut store)?;
-        let about = match &self.instance {
-            Some(written) => {
-                let id = meant(&view, written)?;
-                vec![Key::instance(id), Key::life(id)]
-            }
-            None => Vec::new(),
-        };
-        let entries = store.history(&HistoryQuery {
-            about,
-            before: None,
-            limit: self.limit,
-        })?;
-        if self.json {
-            for entry in &entries {
-                serde_json::to_writer(&mut *out, entry)?;
-                writeln!(out)?;
-            }
-        } else {
-            write_history(out, &view, &entries)?;
-        }
-        Ok(ExitCode::from(EXIT_FINE))
-    }
-}
-
 /// The store of a state directory, which must be there.
-fn existing(state_dir: &Path) -> anyhow::Result<Sqlite> {
+pub(super) fn existing(state_dir: &Path) -> anyhow::Result<Sqlite> {
     let path = state::store_in(state_dir);
     if let Err(error) = std::fs::metadata(&path)
         && error.kind() == io::ErrorKind::NotFound
@@ -275,70 +218,6 @@ fn existing(state_dir: &Path) -> anyhow::Result<Sqlite> {
         .into());
     }
     Ok(Sqlite::open(&path)?)
-}
-
-fn meant(view: &View, written: &str) -> anyhow::Result<InstanceId> {
-    if let Ok(id) = written.parse() {
-        return Ok(id);
-    }
-    let instances = view.instances().iter();
-    let instances: Vec<(&str, InstanceId)> = instances
-        .map(|(id, versioned)| (&*versioned.value.name, *id))
-        .collect();
-    match find(written, &instances) {
-        Ok(at) => Ok(instances[at].1),
-        Err(error) => Err(Refusal {
-            code: EXIT_USAGE,
-            text: error.to_string(),
-        }
-        .into()),
-    }
-}
-
-fn write_history(out: &mut dyn Write, view: &View, entries: &[Entry]) -> io::Result<()> {
-    if entries.is_empty() {
-        return writeln!(out, "  nothing");
-    }
-    let mut table = Table::new([
-        ("WHEN", Align::Left),
-        ("WHO", Align::Left),
-        ("WHAT", Align::Left),
-        ("ABOUT", Align::Left),
-        ("CHANGES", Align::Left),
-    ]);
-    for entry in entries {
-        let about = entry.about.as_deref().map(|about| called(view, about));
-        let mut lines = entry.changes.iter().map(ToString::to_string);
-        let first = match &entry.refused {
-            Some(code) => format!("refused: {code}"),
-            None => lines.next().unwrap_or_default(),
-        };
-        table.row([
-            entry.at.iso().into(),
-            (&entry.who).into(),
-            (&entry.what).into(),
-            Cell::styled(about.unwrap_or_default(), BOLD),
-            first.into(),
-        ]);
-        for line in lines {
-            table.row(["".into(), "".into(), "".into(), "".into(), line.into()]);
-        }
-    }
-    table.write(out)
-}
-
-/// An instance by its name, if it has one still; anything else by its key.
-fn called(view: &View, about: &str) -> String {
-    let id = about
-        .split_once('/')
-        .and_then(|(kind, name)| matches!(kind, "instance" | "life").then(|| name.parse().ok())?);
-    match id {
-        Some(id) => match view.instance(id) {
-            Some(record) => record.name.to_string(),
-            None => id.to_string(),
-        },
-        None => about.to_owned(),
-    }
 }
 
 #[cfg(test)]

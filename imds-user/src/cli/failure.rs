@@ -230,9 +230,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     for cause in error.chain().map(seen_through) {
         if let Some(ClientError::NoDaemon { .. }) = cause.downcast_ref() {
-            return Some(
-                "start one with `imds run --config FILE`, or name its directory with --state-dir",
-            );
+            return Some("start one with `imds run`, or name its directory with --state-dir");
         }
         let is_of_a_command = matches!(cause.downcast_ref(), Some(InsideError::Command { .. }))
             || matches!(cause.downcast_ref(), Some(InGuestError::Command { .. }));
@@ -378,7 +376,7 @@ mod tests {
         for (error, expected) in [
             (
                 no_daemon.into(),
-                "no daemon runs with state directory /nowhere; start one with `imds run --config FILE`, \
+                "no daemon runs with state directory /nowhere; start one with `imds run`, \
                  or name its directory with --state-dir",
             ),
             (

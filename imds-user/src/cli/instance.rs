@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use imds_user::control::instance::{Notices, UserDataReport};
+use imds_user::control::instance::{Notices, OptionsReport, UserDataReport};
 use imds_user::control::{self, InstanceReport, PowerAction};
 
+use super::added::{self, ADD_EXAMPLES, Add};
 use super::event::write_done;
 use super::inside::{Console, Exec, Launched};
 use super::table::{Align, Cell, Table};
@@ -16,6 +17,8 @@ const EXAMPLES: &str = "\
 Examples:
   imds instance list
   imds instance show web
+  imds instance add web --port vnet0      serve a guest that you run yourself, also if it comes later
+  imds instance remove web                forget it for good
   imds instance stop web                  off: its guest gets no answer
   imds instance start web                 on: launched anew, changed user data taken over
   imds instance exec i-0123456789abcdef0 -- curl -s http://169.254.169.254/
@@ -25,7 +28,7 @@ Examples:
 An instance is named by its name, its id, or how its id alone begins. `imds lab instance …` is the
 same for a lab.";
 
-/// Show instances, and stop, start or reboot one
+/// Show, add and remove instances, and stop, start or reboot one
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Instance {
@@ -66,6 +69,12 @@ enum Command {
     Start(Which),
     /// Reboot it: launch time, tokens and user data stay; a scheduled reboot of it is canceled
     Reboot(Which),
+    /// Register one whose guest you run yourself
+    #[command(after_help = ADD_EXAMPLES)]
+    Add(Box<Add>),
+    /// Forget one for good: its guest is served no more
+    #[command(visible_alias = "terminate")]
+    Remove(Which),
     /// Run a command in its guest, if it was launched here
     Exec(Exec),
     /// Show what its guest printed, if it was launched here
@@ -87,6 +96,8 @@ impl What {
             Command::Stop(which) => power(state_dir, which, PowerAction::Stop, self.json, out)?,
             Command::Start(which) => power(state_dir, which, PowerAction::Start, self.json, out)?,
             Command::Reboot(which) => power(state_dir, which, PowerAction::Reboot, self.json, out)?,
+            Command::Add(add) => add.run(state_dir, self.json, out)?,
+            Command::Remove(which) => added::remove(state_dir, which.instance, self.json, out)?,
             Command::Exec(exec) => return exec.run(state_dir),
             Command::Console(console) => return console.run(state_dir, out),
         }
@@ -213,6 +224,7 @@ fn write_instance(out: &mut dyn Write, instance: &InstanceReport) -> io::Result<
         .collect();
     for (name, value) in [
         ("port", instance.port.clone()),
+        ("brought by", brought_by(&instance.owner).to_owned()),
         ("type", instance.instance_type.clone()),
         ("life cycle", instance.life_cycle.clone()),
         ("launched", instance.launched.clone()),
@@ -222,6 +234,14 @@ fn write_instance(out: &mut dyn Write, instance: &InstanceReport) -> io::Result<
         ("security groups", instance.security_groups.join(", ")),
         ("tags", tags.join(", ")),
         ("role", or_none(&instance.role)),
+        (
+            "options",
+            instance
+                .metadata_options
+                .as_ref()
+                .map(options)
+                .unwrap_or_default(),
+        ),
         ("user data", user_data(instance.user_data)),
     ] {
         write_fact(out, name, &value)?;
@@ -235,6 +255,32 @@ fn write_instance(out: &mut dyn Write, instance: &InstanceReport) -> io::Result<
         )?;
     }
     Ok(())
+}
+
+fn brought_by(owner: &str) -> &str {
+    match owner {
+        "file" => "the configuration file",
+        "api" => "a call of the API, or `imds instance add`",
+        "admitted" => "`imds admit`",
+        "discovered" => "discovery",
+        other => other,
+    }
+}
+
+/// The five options in a line.
+fn options(options: &OptionsReport) -> String {
+    let mut line = format!(
+        "tokens {}, endpoint {}, hop limit {}, IPv6 {}, tags {}",
+        options.http_tokens,
+        options.http_endpoint,
+        options.http_put_response_hop_limit,
+        options.http_protocol_ipv6,
+        options.instance_metadata_tags
+    );
+    if options.state != "applied" {
+        line = format!("{line} ({})", options.state);
+    }
+    line
 }
 
 fn write_fact(out: &mut dyn Write, name: &str, value: &str) -> io::Result<()> {
@@ -307,6 +353,7 @@ mod tests {
         InstanceReport {
             name: "db".into(),
             instance_id: "i-0123456789abcdef0".into(),
+            owner: "file".into(),
             port: "vnet1".into(),
             state: "stopped".into(),
             instance_type: "r6i.large".into(),
@@ -318,6 +365,14 @@ mod tests {
             security_groups: vec!["default".into()],
             tags: BTreeMap::new(),
             role: None,
+            metadata_options: Some(OptionsReport {
+                state: "applied".into(),
+                http_tokens: "optional".into(),
+                http_endpoint: "enabled".into(),
+                http_put_response_hop_limit: 1,
+                http_protocol_ipv6: "disabled".into(),
+                instance_metadata_tags: "disabled".into(),
+            }),
             user_data: UserDataReport {
                 bytes: None,
                 is_pending: false,
@@ -400,6 +455,7 @@ mod tests {
         let expected = "\
 web  i-0123456789abcdef0  running
   port            vnet0
+  brought by      the configuration file
   type            r6i.large
   life cycle      spot
   launched        2026-01-01T00:00:00Z
@@ -409,6 +465,7 @@ web  i-0123456789abcdef0  running
   security groups default
   tags            Name=web, Stage=test
   role            web-role
+  options         tokens optional, endpoint enabled, hop limit 1, IPv6 disabled, tags disabled
   user data       120 bytes; the configuration has other by now (none), for the next start
   interruption    terminate at 2026-01-01T00:02:00Z
   rebalance       recommended at 2026-01-01T00:00:00Z

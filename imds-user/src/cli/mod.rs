@@ -4,21 +4,25 @@
 //! Escape sequences for colours are always written; the writer drops them where nobody would see colours
 //! (no terminal, `NO_COLOR`).
 
+mod added;
 mod admit;
 mod apply;
 mod aws_env;
 mod check;
 mod completions;
+mod defaults;
 mod doctor;
 mod down;
 mod event;
 mod failure;
 mod guest;
+mod history;
 mod identity;
 mod inside;
 mod instance;
 mod lab;
 mod launcher;
+mod options;
 mod respond;
 mod run;
 mod status;
@@ -80,6 +84,8 @@ pub(crate) enum Command {
     Lab(lab::Lab),
     Status(status::Status),
     Instance(instance::Instance),
+    Options(options::Options),
+    Defaults(defaults::Defaults),
     Event(event::Event),
     Admit(admit::Admit),
     Forget(admit::Forget),
@@ -90,7 +96,7 @@ pub(crate) enum Command {
     Check(check::Check),
     Apply(apply::Apply),
     Export(apply::Export),
-    History(apply::History),
+    History(history::History),
     AwsEnv(aws_env::AwsEnv),
     Identity(identity::Identity),
     Completions(completions::Completions),
@@ -106,6 +112,8 @@ impl Command {
             Self::Lab(lab) => lab.run(out),
             Self::Status(status) => status.run(out),
             Self::Instance(instance) => instance.run(out),
+            Self::Options(options) => options.run(out),
+            Self::Defaults(defaults) => defaults.run(out),
             Self::Event(event) => event.run(out),
             Self::Admit(admit) => admit.run(out),
             Self::Forget(forget) => forget.run(out),

@@ -13,6 +13,7 @@ use super::STATE_DIR;
 
 const EXAMPLES: &str = "\
 Examples:
+  imds run                                               everything comes by command: imds instance add
   imds run --config /etc/imds.toml
   imds run --config lab.toml --state-dir /run/imds-lab   a second daemon, in a namespace of its own
   imds run --config /etc/imds.toml --api none            without a port for AWS's tools (imds aws-env)
@@ -29,9 +30,10 @@ Set RUST_LOG=debug for more in the log.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Run {
-    /// The configuration file (TOML; see docs/configuration.md)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration file (TOML; see docs/configuration.md); without one what `imds apply`, `imds instance add` and calls of
+    /// the API made: nothing at first
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    config: Option<PathBuf>,
     /// Where keys and the control socket live; one daemon per directory
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,

@@ -58,10 +58,14 @@ fn write_report(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> 
 fn write_processes(out: &mut dyn Write, report: &StatusReport, now: SystemTime) -> io::Result<()> {
     let daemon = &report.daemon;
     let age = age(unix_seconds(now).saturating_sub(daemon.started_unix_seconds));
+    let config = match &*daemon.config {
+        "" => "no configuration file",
+        config => config,
+    };
     writeln!(
         out,
-        "{BOLD}Daemon{BOLD:#}     {GOOD}running{GOOD:#} for {age}, process {}, version {}, {}",
-        daemon.pid, daemon.version, daemon.config
+        "{BOLD}Daemon{BOLD:#}     {GOOD}running{GOOD:#} for {age}, process {}, version {}, {config}",
+        daemon.pid, daemon.version
     )?;
     let responder = &report.responder;
     write!(out, "{BOLD}Responder{BOLD:#}  ")?;

@@ -1,5 +1,6 @@
 //! What a launch through the API finds here: a network, a security group, images, and names for what is made up.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::Installation;
@@ -56,6 +57,12 @@ impl Ground {
             images: vec![image],
             installation,
         }
+    }
+
+    /// The subnet that an address could be in which is of another network.
+    #[must_use]
+    pub fn subnet_around(&self, address: Ipv4Addr) -> Subnet {
+        MadeUp::of(&self.installation).subnet_around(address, self.subnet.dns_hostnames)
     }
 
     /// The id of the instance profile with this name, the same that it has in the file.

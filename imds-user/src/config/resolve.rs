@@ -49,9 +49,9 @@ pub const TAG_VALUE_MAX: usize = 256;
 /// Where instances are if nothing is said.
 const DEFAULT_REGION: &str = "us-east-1";
 /// What instances are if nothing is said.
-const DEFAULT_TYPE: &str = "t3.micro";
+pub(crate) const DEFAULT_TYPE: &str = "t3.micro";
 /// Longest name that commands have to deal with, in bytes.
-const NAME_BYTES_MAX: usize = 128;
+pub(crate) const NAME_BYTES_MAX: usize = 128;
 
 /// Checks what was typed and completes it. Paths are relative to `directory`.
 ///
@@ -917,14 +917,19 @@ fn public_key(entry: &PublicKeyEntry) -> Result<PublicKey, Problem> {
 
 fn guest_name(text: &Text) -> Result<&str, Problem> {
     let name = text.get_ref().as_str();
-    let is_bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(is_bad) {
+    if !is_guest_name(name) {
         return Err(problem(
             text,
             format!("a name has 1 to {NAME_BYTES_MAX} bytes, no space and no `/`"),
         ));
     }
     Ok(name)
+}
+
+/// Whether commands can call an instance so.
+pub(crate) fn is_guest_name(name: &str) -> bool {
+    let is_bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(is_bad)
 }
 
 /// Names, ports and ids must each be nobody else's.

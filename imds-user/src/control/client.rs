@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Answer, Applied, AwsEnv, Done, InstanceReport, PortReport, PowerAction, Request, SOCKET_NAME,
-    StatusReport,
+    Answer, Applied, AwsEnv, Done, InstanceReport, Ordered, PortReport, PowerAction, Request,
+    SOCKET_NAME, StatusReport,
 };
 use crate::life::{Event, When};
-use crate::store::KeyRole;
+use crate::store::{AccountDefaults, KeyRole};
 
 /// How long the daemon may take to read or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,6 +108,29 @@ pub fn forget(state_dir: &Path, instance: String) -> Result<Done, ClientError> {
 pub fn apply(state_dir: &Path, file: PathBuf, dry_run: bool) -> Result<Applied, ClientError> {
     match ask(state_dir, Request::Apply { file, dry_run })? {
         Answer::Applied(applied) => Ok(applied),
+        other => Err(other.into()),
+    }
+}
+
+/// Has the daemon do something to what is kept: one of the requests that [`Answer::Ordered`] answers. When this returns it is
+/// in force.
+///
+/// # Errors
+/// [`ClientError::Unfit`] when that cannot be.
+pub fn order(state_dir: &Path, request: Request) -> Result<Ordered, ClientError> {
+    match ask(state_dir, request)? {
+        Answer::Ordered(ordered) => Ok(ordered),
+        other => Err(other.into()),
+    }
+}
+
+/// What new instances get.
+///
+/// # Errors
+/// [`ClientError::NoDaemon`] when none runs.
+pub fn defaults(state_dir: &Path) -> Result<AccountDefaults, ClientError> {
+    match ask(state_dir, Request::Defaults {})? {
+        Answer::Defaults { defaults } => Ok(defaults),
         other => Err(other.into()),
     }
 }
@@ -235,8 +258,10 @@ impl From<Answer> for ClientError {
             Answer::Refused { refused } => Self::Unfit { refused },
             Answer::Applied(_)
             | Answer::AwsEnv(_)
+            | Answer::Defaults { .. }
             | Answer::Done(_)
             | Answer::Instances { .. }
+            | Answer::Ordered(_)
             | Answer::Port(_)
             | Answer::Status(_) => Self::Astray,
         }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::instance::details::{Details, MaintenanceEvent};
-use crate::instance::{Instance, UnixMillis, UnixSeconds};
+use crate::instance::{Instance, MetadataOptions, UnixMillis, UnixSeconds};
 use crate::life::{Life, State};
+use crate::store::InstanceRecord;
 
 /// One instance, as `imds instance show --json` prints it. Times are `2026-01-31T12:00:00Z`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -15,9 +16,12 @@ pub struct InstanceReport {
     pub name: String,
     /// `i-…`
     pub instance_id: String,
-    /// The interface of the host by which its packets come in.
+    /// Who brought it here: `file`, `api`, `admitted` or `discovered`.
+    #[serde(default)]
+    pub owner: String,
+    /// The interface of the host by which its packets come in, or what is waited for; empty if it has none.
     pub port: String,
-    /// `running` or `stopped`.
+    /// EC2's word for it: `running`, `stopped`, `terminated` …
     pub state: String,
     /// For example `t3.micro`.
     pub instance_type: String,
@@ -37,12 +41,45 @@ pub struct InstanceReport {
     pub tags: BTreeMap<String, String>,
     /// Name of the IAM role.
     pub role: Option<String>,
+    /// Its metadata options; none from a daemon that does not tell them.
+    #[serde(default)]
+    pub metadata_options: Option<OptionsReport>,
     /// Its user data.
     pub user_data: UserDataReport,
     /// What it is told of things to come.
     pub notices: Notices,
     /// What it will be told, in its order.
     pub planned: Vec<PlannedReport>,
+}
+
+/// Metadata options, in EC2's words.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OptionsReport {
+    /// `applied`, or `pending` while its guest does not see them yet.
+    pub state: String,
+    /// `optional` or `required`.
+    pub http_tokens: String,
+    /// `enabled` or `disabled`.
+    pub http_endpoint: String,
+    /// 1 to 64.
+    pub http_put_response_hop_limit: u8,
+    /// `enabled` or `disabled`.
+    pub http_protocol_ipv6: String,
+    /// `enabled` or `disabled`.
+    pub instance_metadata_tags: String,
+}
+
+impl OptionsReport {
+    fn of(options: &MetadataOptions, state: &str) -> Self {
+        Self {
+            state: state.to_owned(),
+            http_tokens: options.http_tokens.as_str().to_owned(),
+            http_endpoint: options.http_endpoint.as_str().to_owned(),
+            http_put_response_hop_limit: options.http_put_response_hop_limit.get(),
+            http_protocol_ipv6: options.http_protocol_ipv6.as_str().to_owned(),
+            instance_metadata_tags: options.instance_metadata_tags.as_str().to_owned(),
+        }
+    }
 }
 
 /// User data, by length only: people put passwords there.
@@ -130,10 +167,12 @@ pub struct Done {
 pub struct Whereabouts<'a> {
     /// What commands call it.
     pub name: &'a str,
+    /// Who brought it here.
+    pub owner: &'a str,
     /// Its interface.
     pub port: &'a str,
-    /// When it was last published.
-    pub published: UnixSeconds,
+    /// When it was last published; none if it is not served.
+    pub published: Option<UnixSeconds>,
 }
 
 impl InstanceReport {
@@ -148,15 +187,17 @@ impl InstanceReport {
         let text = |text: &str| text.to_owned();
         let primary = &instance.primary;
         let is_running = life.state() == State::Running;
+        let published = whereabouts.published.filter(|_| is_running);
         Self {
             name: text(whereabouts.name),
             instance_id: instance.id.to_string(),
+            owner: text(whereabouts.owner),
             port: text(whereabouts.port),
             state: text(life.state().as_str()),
             instance_type: text(&instance.instance_type),
             life_cycle: text(instance.details().life_cycle.as_str()),
             launched: instance.pending_time.iso().to_string(),
-            published: is_running.then(|| whereabouts.published.iso().to_string()),
+            published: published.map(|at| at.iso().to_string()),
             private_ipv4: primary.private_ipv4().map(|address| address.to_string()),
             public_ipv4: primary
                 .public_ipv4s()
@@ -173,10 +214,38 @@ impl InstanceReport {
                 .map(|tag| (text(&tag.key), text(&tag.value)))
                 .collect(),
             role: instance.role.as_ref().map(|role| text(&role.name)),
+            metadata_options: Some(OptionsReport::of(&configured.options, "applied")),
             user_data: UserDataReport::of(instance, configured),
             notices: Notices::of(instance.details()),
             planned: planned(life),
         }
+    }
+}
+
+impl InstanceReport {
+    /// Describes an instance that nobody is served of: one without a port, or that is gone.
+    #[must_use]
+    pub fn of_record(record: &InstanceRecord, life: &Life) -> Self {
+        let port = record.port.as_ref().map(ToString::to_string);
+        let whereabouts = Whereabouts {
+            name: &record.name,
+            owner: record.owner.as_str(),
+            port: port.as_deref().unwrap_or_default(),
+            published: None,
+        };
+        let instance = life.over(&record.spec);
+        Self::of(whereabouts, &instance, &record.spec, life).with_record(record, life)
+    }
+
+    /// The same, with what the record knows that the guest's metadata does not say: EC2's state, and how far its options
+    /// are in force.
+    #[must_use]
+    pub fn with_record(mut self, record: &InstanceRecord, life: &Life) -> Self {
+        record.state(life).as_str().clone_into(&mut self.state);
+        record.owner.as_str().clone_into(&mut self.owner);
+        let options = OptionsReport::of(&record.spec.options, record.options.state());
+        self.metadata_options = Some(options);
+        self
     }
 }
 

@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 pub use discovery::{DiscoveryStatus, PortReport, PortState};
 pub use instance::{Done, InstanceReport};
 
+use crate::config::PortBy;
 use crate::instance::Secret;
 use crate::instance::credentials::{Role, RoleCredentials};
 use crate::life::{Event, When};
-use crate::store::KeyRole;
 use crate::store::apply::Change;
+use crate::store::{AccountDefaults, KeyRole};
 
 /// The socket's name in the state directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -83,6 +84,43 @@ pub enum Request {
         /// Only say what would change.
         dry_run: bool,
     },
+    /// Register an instance whose guest somebody else runs: answered by [`Answer::Ordered`], as are the next three.
+    AddInstance {
+        /// What commands will call it.
+        name: String,
+        /// How its port is found, which need not be there yet.
+        port: PortBy,
+        /// What else it is: parameters of EC2's `RunInstances`, by their names, and `MacAddress` and `Address`, which its guest
+        /// may have already.
+        parameters: Parameters,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
+    /// Forget an instance for good, as EC2's `TerminateInstances` does; or take back an admission.
+    RemoveInstance {
+        /// Which.
+        instance: String,
+    },
+    /// Change metadata options.
+    ModifyOptions {
+        /// Of which instances: all or none of them.
+        instances: Vec<String>,
+        /// Of every instance that is not gone. None are named then.
+        all: bool,
+        /// Which options: parameters of EC2's `ModifyInstanceMetadataOptions`.
+        parameters: Parameters,
+        /// Only say what would change.
+        dry_run: bool,
+    },
+    /// Change what new instances get.
+    ModifyDefaults {
+        /// Parameters of EC2's `ModifyInstanceMetadataDefaults`.
+        parameters: Parameters,
+        /// Only say what would change.
+        dry_run: bool,
+    },
+    /// What new instances get: answered by [`Answer::Defaults`].
+    Defaults {},
     /// What AWS's tools need to reach the control API: answered by [`Answer::AwsEnv`].
     AwsEnv {
         /// What they are to be allowed.
@@ -94,6 +132,9 @@ pub enum Request {
         port: String,
     },
 }
+
+/// Names and values, as a call of the API has them. What they may be is for its actions to say.
+pub type Parameters = Vec<(String, String)>;
 
 /// What can be done to a machine.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -121,6 +162,8 @@ pub enum Answer {
         /// Why, for people.
         refused: String,
     },
+    /// To [`Request::AddInstance`], [`Request::RemoveInstance`], [`Request::ModifyOptions`] and [`Request::ModifyDefaults`].
+    Ordered(Ordered),
     /// To [`Request::Apply`].
     Applied(Applied),
     /// To [`Request::AwsEnv`].
@@ -134,6 +177,11 @@ pub enum Answer {
     },
     /// To [`Request::Port`].
     Port(PortReport),
+    /// To [`Request::Defaults`].
+    Defaults {
+        /// What new instances get.
+        defaults: AccountDefaults,
+    },
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
 }
@@ -147,6 +195,18 @@ pub struct Applied {
     pub in_force: bool,
     /// What changed, or would.
     pub changes: Vec<Change>,
+}
+
+/// What a command changed of what is kept, as it prints it with `--json`. It is in force, as far as the instances are not
+/// said to wait for something.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Ordered {
+    /// Whether it was only said.
+    pub dry_run: bool,
+    /// What changed, or would.
+    pub changes: Vec<Change>,
+    /// The instances that it is about, as they are now; none that is not there yet.
+    pub instances: Vec<InstanceReport>,
 }
 
 /// What AWS's tools need to reach the control API.
@@ -194,7 +254,7 @@ pub struct DaemonStatus {
     pub version: String,
     /// When it started, seconds of Unix time.
     pub started_unix_seconds: u64,
-    /// The path of its configuration file.
+    /// The path of its configuration file; empty if it was started without one.
     pub config: String,
 }
 
@@ -413,6 +473,24 @@ pub(crate) mod tests {
                 true,
             ),
             (r#"{"command":"apply","file":"/etc/imds.toml"}"#, false),
+            (
+                r#"{"command":"add-instance","name":"web","port":{"name":"vnet0"},"parameters":[["InstanceType","m5.large"]],"dry_run":false}"#,
+                true,
+            ),
+            (
+                r#"{"command":"add-instance","name":"web","port":{"name":"a/b"},"parameters":[],"dry_run":false}"#,
+                false,
+            ),
+            (r#"{"command":"remove-instance","instance":"web"}"#, true),
+            (
+                r#"{"command":"modify-options","instances":["web"],"all":false,"parameters":[["HttpTokens","required"]],"dry_run":true}"#,
+                true,
+            ),
+            (
+                r#"{"command":"modify-defaults","parameters":[["HttpTokens","no-preference"]],"dry_run":false}"#,
+                true,
+            ),
+            (r#"{"command":"defaults"}"#, true),
             (r#"{"command":"power","instance":"web"}"#, false),
             (r#"{"command":"reboot"}"#, false),
             (r#"{"command":"status","port":1}"#, false),
@@ -466,6 +544,20 @@ pub(crate) mod tests {
             r#"{"dry_run":false,"in_force":true,"changes":[{"instance_id":null,"name":"web","action":"remove"}]}"#
         );
         assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), applied);
+        let ordered = Answer::Ordered(Ordered {
+            dry_run: true,
+            changes: Vec::new(),
+            instances: Vec::new(),
+        });
+        let line = serde_json::to_string(&ordered).unwrap();
+        assert_eq!(line, r#"{"dry_run":true,"changes":[],"instances":[]}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), ordered);
+        let defaults = Answer::Defaults {
+            defaults: AccountDefaults::default(),
+        };
+        let line = serde_json::to_string(&defaults).unwrap();
+        assert_eq!(line, r#"{"defaults":{}}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), defaults);
         let error = Answer::Error { error: "no".into() };
         assert_eq!(
             serde_json::from_str::<Answer>(r#"{"error":"no"}"#).unwrap(),

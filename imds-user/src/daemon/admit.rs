@@ -50,7 +50,7 @@ impl Daemon {
         Ok(self.key_of(id).ok_or_else(gone))
     }
 
-    fn key_of(&self, id: InstanceId) -> Option<String> {
+    pub(super) fn key_of(&self, id: InstanceId) -> Option<String> {
         let has_id = |(_, served): &(&String, &Served)| served.state.instance.id == id;
         self.served.iter().find(has_id).map(|(key, _)| key.clone())
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::records::{self, by_itself, user};
 use super::{Daemon, DaemonError, Served, is_absent, now, now_millis, whole};
-use crate::config::Guest;
-use crate::control::find::{FindError, find};
+use crate::config::{Guest, Origin};
+use crate::control::find::{FindError, Known, find, name_in};
 use crate::control::instance::{Whereabouts, moment};
 use crate::control::{Answer, Done, InstanceReport, PowerAction, Request};
 use crate::discovery::admitted::Admission;
@@ -21,13 +21,13 @@ use crate::instance::{InstanceId, UnixMillis};
 use crate::life::{Change, Event, Life, Lives, Refusal, State, When};
 use crate::responder::supervisor::Update;
 use crate::state::StateDir;
-use crate::store::{Note, Store};
+use crate::store::{Note, Owner, Store, View};
 
 /// The longest sleep until something is due: the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// Why a request is not fulfilled.
-enum Trouble {
+pub(super) enum Trouble {
     /// It does not fit what is there.
     Unfit(String),
     /// Something broke.
@@ -68,19 +68,19 @@ impl Daemon {
         Ok(match request {
             Request::Status {} => Answer::Status(Box::new(self.report().await?)),
             Request::Instances {} => Answer::Instances {
-                instances: self
-                    .served
-                    .values()
-                    .map(|guest| self.describe(guest))
-                    .collect(),
+                instances: self.describe_all(),
             },
             Request::Instance { instance } => {
-                let port = self.find(&instance)?;
-                let instances = vec![self.describe(&self.served[&port])];
-                Answer::Instances { instances }
+                let instances = vec![self.describe_id(self.meant(&instance)?)];
+                Answer::Instances {
+                    instances: instances.into_iter().flatten().collect(),
+                }
             }
             Request::Power { instance, action } => {
-                let port = self.find(&instance)?;
+                let id = self.meant(&instance)?;
+                let Some(port) = self.key_of(id) else {
+                    return self.power_kept(state, uid, id, action).await;
+                };
                 Answer::Done(Box::new(self.power(uid, &port, action).await?))
             }
             Request::Event {
@@ -126,6 +126,45 @@ impl Daemon {
                 let applied = self.apply_file(state, file, dry_run, uid).await?;
                 Answer::Applied(applied.map_err(Trouble::Unfit)?)
             }
+            Request::AddInstance {
+                name,
+                port,
+                parameters,
+                dry_run,
+            } => Answer::Ordered(
+                self.add_instance(state, uid, (name, port), parameters, dry_run)
+                    .await?,
+            ),
+            Request::RemoveInstance { instance } => {
+                Answer::Ordered(self.remove_instance(state, uid, &instance).await?)
+            }
+            Request::ModifyOptions {
+                instances,
+                all,
+                parameters,
+                dry_run,
+            } => {
+                let ids = self.of_whom(&instances, all)?;
+                let names = if all {
+                    vec!["--all".to_owned()]
+                } else {
+                    instances
+                };
+                Answer::Ordered(
+                    self.modify_options(state, uid, (ids, names), parameters, dry_run)
+                        .await?,
+                )
+            }
+            Request::ModifyDefaults {
+                parameters,
+                dry_run,
+            } => Answer::Ordered(
+                self.modify_defaults(state, uid, parameters, dry_run)
+                    .await?,
+            ),
+            Request::Defaults {} => Answer::Defaults {
+                defaults: self.store.read(View::defaults),
+            },
             Request::AwsEnv { role } => {
                 let found = self.control_api.environment(role);
                 Answer::AwsEnv(found.ok_or_else(|| {
@@ -139,25 +178,83 @@ impl Daemon {
         })
     }
 
-    /// The port of the instance that is meant.
-    fn find(&self, written: &str) -> Result<String, FindError> {
-        let (ports, instances): (Vec<_>, Vec<_>) = self
-            .served
-            .iter()
-            .map(|(port, guest)| (port, (&*guest.name, guest.state.instance.id)))
-            .unzip();
-        find(written, &instances).map(|at| ports[at].clone())
+    /// The key among those that are served of the instance that is meant.
+    fn find(&self, written: &str) -> Result<String, Trouble> {
+        let id = self.meant(written)?;
+        let unserved = || {
+            Trouble::Unfit(format!(
+                "{written} ({id}) has no guest here: `imds instance show {written}` says what is known of it"
+            ))
+        };
+        self.key_of(id).ok_or_else(unserved)
+    }
+
+    /// The instance that is meant: of those that are served, and those that are only kept.
+    pub(super) fn meant(&self, written: &str) -> Result<InstanceId, FindError> {
+        self.store.read(|view| {
+            let served = self.served.values().map(|guest| Known {
+                name: &guest.name,
+                tag: name_in(&guest.state.instance.tags),
+                id: guest.state.instance.id,
+                is_gone: false,
+            });
+            let ids = self.ids_served();
+            let kept = view.instances().iter();
+            let kept = kept.filter(|(id, _)| !ids.contains(id));
+            let kept = kept.map(|(id, versioned)| Known::of(&versioned.value, view.life(*id)));
+            let instances: Vec<_> = served.chain(kept).collect();
+            find(written, &instances).map(|at| instances[at].id)
+        })
+    }
+
+    fn ids_served(&self) -> BTreeSet<InstanceId> {
+        let served = self.served.values();
+        served.map(|guest| guest.state.instance.id).collect()
+    }
+
+    /// Those that are served, in the order of their ports; then those that are kept alone, what is gone last.
+    pub(super) fn describe_all(&self) -> Vec<InstanceReport> {
+        let served = self.served.values().map(|guest| self.describe(guest));
+        let ids = self.ids_served();
+        let kept = self.store.read(|view| {
+            let kept = view.instances().iter();
+            let kept = kept.filter(|(id, _)| !ids.contains(id));
+            let mut kept: Vec<_> = kept
+                .map(|(id, versioned)| (&versioned.value, view.life(*id)))
+                .collect();
+            kept.sort_by_key(|(record, _)| (record.is_terminated(), &record.name));
+            let kept = kept.into_iter();
+            kept.map(|(record, life)| InstanceReport::of_record(record, life))
+                .collect::<Vec<_>>()
+        });
+        served.chain(kept).collect()
+    }
+
+    pub(super) fn describe_id(&self, id: InstanceId) -> Option<InstanceReport> {
+        let mut served = self.served.values();
+        if let Some(guest) = served.find(|guest| guest.has_id(id)) {
+            return Some(self.describe(guest));
+        }
+        self.store.read(|view| {
+            let record = view.instance(id)?;
+            Some(InstanceReport::of_record(record, view.life(id)))
+        })
     }
 
     fn describe(&self, guest: &Served) -> InstanceReport {
         let whereabouts = Whereabouts {
             name: &guest.name,
+            owner: owner_of(guest.origin).as_str(),
             port: &guest.port.name,
-            published: guest.state.at,
+            published: Some(guest.state.at),
         };
         let instance = &guest.state.instance;
         let life = self.lives.of(instance.id);
-        InstanceReport::of(whereabouts, instance, guest.configured(), life)
+        let report = InstanceReport::of(whereabouts, instance, guest.configured(), life);
+        self.store.read(|view| match view.instance(instance.id) {
+            Some(record) => report.with_record(record, life),
+            None => report,
+        })
     }
 
     async fn power(&mut self, uid: u32, port: &str, action: PowerAction) -> Result<Done, Trouble> {
@@ -389,6 +486,16 @@ impl Daemon {
             }
             self.lives = lives;
         }
+    }
+}
+
+/// Whose an instance is that became known so.
+pub(super) fn owner_of(origin: Origin) -> Owner {
+    match origin {
+        Origin::Configuration => Owner::File,
+        Origin::Api => Owner::Api,
+        Origin::Admission => Owner::Admitted,
+        Origin::Source | Origin::Template => Owner::Discovered,
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct ControlApi {
     store: Store,
     /// What it tells of what was counted.
     counts: Keeper,
+    /// None where it stays closed.
+    api: Option<Arc<Api>>,
     region: String,
     endpoint: Option<String>,
 }
@@ -87,6 +89,7 @@ impl ControlApi {
             runtime: Some(runtime),
             store: store.clone(),
             counts: counts.clone(),
+            api: None,
             region: host.zone.region().to_owned(),
             endpoint: None,
         };
@@ -106,7 +109,10 @@ impl ControlApi {
         let ground = Ground::of(host.clone(), state.installation()?);
         handle.spawn(counts.clone().run());
         match Api::counting(store.clone(), ground, counts).await {
-            Ok(api) => doors.serve(&handle, api),
+            Ok(api) => {
+                open.api = Some(Arc::clone(&api));
+                doors.serve(&handle, api);
+            }
             Err(error) => {
                 tracing::error!("the control API stays closed: {error}");
                 open.endpoint = None;
@@ -137,6 +143,11 @@ impl ControlApi {
     /// Keeps what is counted until now: of the minutes in which it was counted.
     pub(super) async fn keep_counts(&self) {
         self.counts.finish().await;
+    }
+
+    /// What carries out its actions.
+    pub(super) fn api(&self) -> Option<Arc<Api>> {
+        self.api.clone()
     }
 
     /// What AWS's tools need to be told to come here.

@@ -4,12 +4,13 @@
 //! serve: what a file says can be read from it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Daemon, DaemonError, Options, now, now_millis};
-use crate::config::{self, Guest, Origin, Said, Settings, disk::Disk};
+use crate::config::{self, Files, Guest, Origin, Said, Settings, disk::Disk};
 use crate::control::Applied;
 use crate::discovery::admitted::{Admission, Admitted};
 use crate::instance::{InstanceId, MetadataOptions};
@@ -17,6 +18,7 @@ use crate::life::{Life, Lives, State};
 use crate::responder::supervisor::Update;
 use crate::state::StateDir;
 use crate::store::apply::{Change, Plan, Precedence, plan};
+use crate::store::export::export_rest;
 use crate::store::{
     Changes, CommitError, InstanceRecord, Key, Kind, Note, Owner, Record, Sqlite, Store,
     StoreError, Transaction, View, Watch, Who,
@@ -155,8 +157,52 @@ pub(super) async fn heard(records: &mut Watch) -> Changes {
     }
 }
 
-/// Reads a file and decides what becomes of the records.
+/// What a daemon is to serve: what its file says, of which only the edits count; without a file what the store has.
 pub(super) fn read(
+    state: &StateDir,
+    store: &Store,
+    file: Option<&Path>,
+    note: Note,
+) -> Result<Reading, DaemonError> {
+    match file {
+        Some(file) => read_file(state, store, file, Precedence::Edits, note),
+        None => recorded(state, store),
+    }
+}
+
+/// What was applied last besides instances, and the instances of the records.
+fn recorded(state: &StateDir, store: &Store) -> Result<Reading, DaemonError> {
+    let installation = state.installation()?;
+    store.read(|view| {
+        let text = view.rest().map(export_rest).unwrap_or_default();
+        let mut settings = config::load(Path::new(KEPT), &installation, &Kept(text))?;
+        settings.guests = guests_of(view, Owner::File);
+        settings.guests.extend(guests_of(view, Owner::Api));
+        Ok(Reading {
+            settings,
+            changes: Vec::new(),
+            pending: Pending(None),
+        })
+    })
+}
+
+/// What stands for the file in messages.
+const KEPT: &str = "(what was last applied)";
+
+/// What the store has, as a file, beside those on disk.
+struct Kept(String);
+
+impl Files for Kept {
+    fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+        if path == Path::new(KEPT) {
+            return Ok(self.0.clone().into_bytes());
+        }
+        Disk.read(path, bytes_max)
+    }
+}
+
+/// Reads a file and decides what becomes of the records.
+fn read_file(
     state: &StateDir,
     store: &Store,
     file: &Path,
@@ -214,7 +260,10 @@ impl Pending {
 
 /// What the daemon notes when it reads its file.
 pub(super) fn of_the_daemon(options: &Options) -> Note {
-    by_itself(&format!("read {}", options.config.display()))
+    match &options.config {
+        Some(file) => by_itself(&format!("read {}", file.display())),
+        None => by_itself("start"),
+    }
 }
 
 /// What the daemon notes of what it does by itself.
@@ -271,7 +320,7 @@ impl Daemon {
         uid: u32,
     ) -> Result<Result<Applied, String>, DaemonError> {
         let note = user(uid, format!("imds apply -f {}", file.display()));
-        let reading = read(state, &self.store, &file, Precedence::File, note);
+        let reading = read_file(state, &self.store, &file, Precedence::File, note);
         let reading = match reading {
             Ok(reading) => reading,
             Err(DaemonError::Config(error)) => return Ok(Err(error.to_string())),

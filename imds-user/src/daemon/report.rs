@@ -31,7 +31,10 @@ impl Daemon {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 started_unix_seconds: self.started.0,
-                config: self.options.config.display().to_string(),
+                config: match &self.options.config {
+                    Some(file) => file.display().to_string(),
+                    None => String::new(),
+                },
             },
             responder: ResponderStatus {
                 pid: responder.pid,

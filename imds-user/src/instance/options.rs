@@ -44,6 +44,20 @@ pub enum TokenUse {
     Required,
 }
 
+impl TokenUse {
+    /// Every value.
+    pub const ALL: &'static [Self] = &[Self::Optional, Self::Required];
+
+    /// EC2's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// EC2's `enabled` and `disabled`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -55,6 +69,18 @@ pub enum Switch {
 }
 
 impl Switch {
+    /// Every value.
+    pub const ALL: &'static [Self] = &[Self::Enabled, Self::Disabled];
+
+    /// EC2's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+        }
+    }
+
     /// Whether it is `enabled`.
     #[must_use]
     pub fn is_enabled(self) -> bool {

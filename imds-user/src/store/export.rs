@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::record::{InstanceRecord, Record};
 use super::shown::{Node, Secrecy, Tree};
 use super::view::View;
-use crate::config::PortBy;
 use crate::config::pairs::quoted;
+use crate::config::{PortBy, Rest};
 
 /// What becomes of the secret half of credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub fn export(view: &View, secrets: Secrets) -> String {
         secrets,
     };
     if let Some(rest) = view.rest() {
-        writer.table("", &Record::Rest(rest.clone()).shown());
+        writer.rest(rest);
     }
     for versioned in view.instances().values() {
         let record = &versioned.value;
@@ -49,6 +49,17 @@ pub fn export(view: &View, secrets: Secrets) -> String {
             None => writer.instance(record),
         }
     }
+    writer.text
+}
+
+/// What a file says besides instances, with everything that is secret in it.
+#[must_use]
+pub fn export_rest(rest: &Rest) -> String {
+    let mut writer = Writer {
+        text: String::new(),
+        secrets: Secrets::Written,
+    };
+    writer.rest(rest);
     writer.text
 }
 
@@ -73,6 +84,10 @@ impl Writer {
     fn line(&mut self, line: &str) {
         self.text.push_str(line);
         self.text.push('\n');
+    }
+
+    fn rest(&mut self, rest: &Rest) {
+        self.table("", &Record::Rest(rest.clone()).shown());
     }
 
     fn left_out(&mut self, record: &InstanceRecord, why: &str) {

@@ -443,6 +443,12 @@ impl InstanceState {
         }
     }
 
+    /// Whether it is neither gone nor on the way to be.
+    #[must_use]
+    pub fn is_to_stay(self) -> bool {
+        !matches!(self, Self::ShuttingDown | Self::Terminated)
+    }
+
     /// EC2's word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {

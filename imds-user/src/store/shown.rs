@@ -245,17 +245,11 @@ fn of_options(options: &MetadataOptions) -> Tree {
 }
 
 fn token_use(token_use: TokenUse) -> &'static str {
-    match token_use {
-        TokenUse::Optional => "optional",
-        TokenUse::Required => "required",
-    }
+    token_use.as_str()
 }
 
 fn switch(switch: Switch) -> &'static str {
-    match switch {
-        Switch::Disabled => "disabled",
-        Switch::Enabled => "enabled",
-    }
+    switch.as_str()
 }
 
 fn of_interface(tree: &mut Tree, id_name: &str, interface: &NetworkInterface) {

@@ -217,18 +217,11 @@ pub(super) fn write_options(xml: &mut Xml, name: &str, state: &str, options: &Me
 }
 
 pub(super) fn token_use(tokens: TokenUse) -> &'static str {
-    match tokens {
-        TokenUse::Optional => "optional",
-        TokenUse::Required => "required",
-    }
+    tokens.as_str()
 }
 
 pub(super) fn switch(switch: crate::instance::Switch) -> &'static str {
-    if switch.is_enabled() {
-        "enabled"
-    } else {
-        "disabled"
-    }
+    switch.as_str()
 }
 
 fn write_groups<'a>(xml: &mut Xml, groups: impl IntoIterator<Item = &'a SecurityGroup>) {

@@ -110,7 +110,7 @@ fn client_token<'a>(call: &Call<'a>) -> Result<Option<&'a str>, Refusal> {
 }
 
 /// What a call wants, checked.
-struct Order {
+pub(super) struct Order {
     count: u32,
     template: InstanceRecord,
     /// Where the instances' addresses are to come from.
@@ -118,7 +118,7 @@ struct Order {
 }
 
 impl Order {
-    fn read(call: &Call<'_>, parameters: Digest) -> Result<Self, Refusal> {
+    pub(super) fn read(call: &Call<'_>, parameters: Digest) -> Result<Self, Refusal> {
         let params = &call.params;
         refuse_what_is_not_here(params)?;
         let count = count(call)?;
@@ -171,7 +171,7 @@ impl Order {
         })
     }
 
-    fn records(&self, call: &Call<'_>) -> Result<Vec<InstanceRecord>, Refusal> {
+    pub(super) fn records(&self, call: &Call<'_>) -> Result<Vec<InstanceRecord>, Refusal> {
         if call.view.instances().len() + self.count as usize > INSTANCES_MAX {
             return Err(Refusal::new(
                 Code::InstanceLimitExceeded,

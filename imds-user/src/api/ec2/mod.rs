@@ -15,6 +15,7 @@ mod page;
 mod places;
 mod power;
 mod profiles;
+mod register;
 pub mod settle;
 mod tags;
 mod types;
@@ -23,6 +24,15 @@ mod types;
 mod tests;
 
 use super::call::Action;
+
+/// Registers an instance whose guest somebody else runs. It is for the command line: EC2 has nothing like it.
+pub const REGISTER: Action = Action::writes("RegisterInstance", register::register);
+
+/// The action of that name.
+#[must_use]
+pub fn action(name: &str) -> Option<&'static Action> {
+    ACTIONS.iter().find(|action| action.name == name)
+}
 
 /// What may be called.
 pub const ACTIONS: &[Action] = &[
