@@ -6,13 +6,14 @@
 //! None of this has a clock, a socket or a file, and everything a client can send is bounded.
 //!
 //! Around it, [`service`] looks into the store, commits, and tries again when somebody was faster; [`server`] has the sockets;
-//! [`attend`] brings instances to where they were told to go.
+//! [`attend`] brings instances to where they were told to go, [`machines`] says how for those whose guests a launcher runs.
 
 pub mod attend;
 pub mod call;
 pub mod ec2;
 pub mod fault;
 pub mod gate;
+pub mod machines;
 pub mod query;
 pub mod server;
 pub mod service;

@@ -1,6 +1,7 @@
 //! What is done with a request: from its bytes to the reply, with the store in between. This is the edge's inner half: it
 //! knows the store, the clock and randomness, and no socket.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +18,13 @@ use crate::store::{Note, Store, StoreError, Transaction, View};
 pub struct Api {
     store: Store,
     ground: Ground,
+    surroundings: Option<Box<dyn Surroundings>>,
+}
+
+/// Somebody who can tell what launches find just now: whether there is a launcher, and which images it has.
+pub trait Surroundings: Send + Sync {
+    /// Looks, not for long, and brings the ground up to date.
+    fn look<'a>(&'a self, ground: &'a mut Ground) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }
 
 /// Why a call has no outcome.
@@ -47,6 +55,8 @@ struct Attempt {
     note: Note,
     entropy: Entropy,
     request_id: String,
+    /// What launches find, where the action depends on it.
+    ground: Option<Ground>,
 }
 
 impl Api {
@@ -55,6 +65,18 @@ impl Api {
     /// # Errors
     /// When they cannot be kept.
     pub async fn start(store: Store, ground: Ground) -> Result<Arc<Self>, StoreError> {
+        Self::start_in(store, ground, None).await
+    }
+
+    /// The same, where launches find more than always.
+    ///
+    /// # Errors
+    /// As [`Api::start`].
+    pub async fn start_in(
+        store: Store,
+        ground: Ground,
+        surroundings: Option<Box<dyn Surroundings>>,
+    ) -> Result<Arc<Self>, StoreError> {
         let entropy = entropy()?;
         store
             .update(|view| {
@@ -77,7 +99,11 @@ impl Api {
                 Ok::<_, StoreError>((transaction, ()))
             })
             .await?;
-        Ok(Arc::new(Self { store, ground }))
+        Ok(Arc::new(Self {
+            store,
+            ground,
+            surroundings,
+        }))
     }
 
     /// Answers a request. `peer` is who the kernel says is at the other end, where it does: they need no signature.
@@ -149,6 +175,7 @@ impl Api {
             note,
             entropy,
             request_id: request_id.to_owned(),
+            ground: self.look_around(action).await,
         };
         let outcome = match action.effect {
             Effect::Reads => self.look(&attempt),
@@ -167,6 +194,14 @@ impl Api {
             self.store.note(attempt.note.of_call(None, refused));
         }
         outcome
+    }
+
+    async fn look_around(&self, action: &Action) -> Option<Ground> {
+        let surroundings = self.surroundings.as_ref();
+        let surroundings = surroundings.filter(|_| action.looks_around)?;
+        let mut ground = self.ground.clone();
+        surroundings.look(&mut ground).await;
+        Some(ground)
     }
 
     /// Answers a call that changes nothing. That it was made is noted behind it: nobody waits for the disk to look.
@@ -206,7 +241,7 @@ impl Api {
             params: attempt.query.params(),
             caller: &attempt.caller,
             view,
-            ground: &self.ground,
+            ground: attempt.ground.as_ref().unwrap_or(&self.ground),
             now: attempt.note.at,
             entropy: attempt.entropy.clone(),
             request_id: &attempt.request_id,

@@ -330,6 +330,7 @@ mod tests {
                 target_lifecycle_state: None,
                 hibernation_configured: None,
             },
+            has_machine: false,
             planned: vec![],
         }
     }

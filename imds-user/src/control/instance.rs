@@ -43,6 +43,9 @@ pub struct InstanceReport {
     pub notices: Notices,
     /// What it will be told, in its order.
     pub planned: Vec<PlannedReport>,
+    /// Whether RunInstances launched its guest: then the daemon has done to it what is done to the instance.
+    #[serde(default)]
+    pub has_machine: bool,
 }
 
 /// User data, by length only: people put passwords there.
@@ -176,6 +179,7 @@ impl InstanceReport {
             user_data: UserDataReport::of(instance, configured),
             notices: Notices::of(instance.details()),
             planned: planned(life),
+            has_machine: false,
         }
     }
 }

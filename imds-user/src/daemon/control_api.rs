@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{DaemonError, now_millis};
+use super::machines::{self, Launchers};
+use super::{DaemonError, Options, now_millis};
 use crate::api::attend::attend;
 use crate::api::ec2::settle::Others;
 use crate::api::server::{self, DoorError};
@@ -65,7 +66,7 @@ impl ControlApi {
         state: &StateDir,
         store: &Store,
         host: &Host,
-        place: &ApiPlace,
+        options: &Options,
     ) -> Result<Self, DaemonError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -86,7 +87,7 @@ impl ControlApi {
         };
         let doors = {
             let _entered = handle.enter();
-            Doors::open(state, place)?
+            Doors::open(state, &options.api)?
         };
         if let Some((listener, tls)) = &doors.tcp {
             let scheme = if tls.is_some() { "https" } else { "http" };
@@ -98,7 +99,9 @@ impl ControlApi {
             open.endpoint = Some(format!("{scheme}://{address}"));
         }
         let ground = Ground::of(host.clone(), state.installation()?);
-        match Api::start(store.clone(), ground).await {
+        let launchers = Launchers::of(state.path(), options.launch);
+        let surroundings = Box::new(launchers.clone());
+        match Api::start_in(store.clone(), ground, Some(surroundings)).await {
             Ok(api) => doors.serve(&handle, api),
             Err(error) => {
                 tracing::error!("the control API stays closed: {error}");
@@ -106,6 +109,11 @@ impl ControlApi {
             }
         }
         handle.spawn(attend_always(store.clone()));
+        handle.spawn(machines::attend(
+            store.clone(),
+            host.clone(),
+            launchers.state_dir().to_owned(),
+        ));
         Ok(open)
     }
 
@@ -181,7 +189,7 @@ fn listen_as_usual() -> Option<TcpListener> {
         .ok()
 }
 
-/// Nobody here runs machines, and which options are in force the daemon notes itself.
+/// Whose machines a launcher runs their records say, and which options are in force the daemon notes itself.
 struct DaemonKnows;
 
 impl Others for DaemonKnows {
