@@ -10,6 +10,7 @@ mod error;
 mod follow;
 mod following;
 mod host_access;
+mod machines;
 mod orders;
 mod records;
 mod report;
@@ -67,6 +68,7 @@ pub use control_api::{ApiPlace, USUAL_ADDRESS};
 pub use error::DaemonError;
 use following::Following;
 use host_access::Restriction;
+pub use machines::LaunchMode;
 use records::Pending;
 use served::Served;
 
@@ -87,6 +89,8 @@ pub struct Options {
     pub notification_bytes: Option<usize>,
     /// Where AWS's tools reach the control API.
     pub api: ApiPlace,
+    /// Whether instances that it runs have guests launched.
+    pub launch: LaunchMode,
 }
 
 /// Where the kernel shows its type information. The programs carry theirs, and a kernel that cannot read it is older or
@@ -132,7 +136,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         discovery,
     } = reading.settings;
     let restriction = Restriction::prepare(host_access)?;
-    let control_api = ControlApi::open(&state, &store, &host, &options.api).await?;
+    let control_api = ControlApi::open(&state, &store, &host, &options).await?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,

@@ -1,5 +1,6 @@
 //! The launcher under test, and the guests that it starts on a test host.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -20,7 +21,7 @@ use crate::binary::imds_path;
 use crate::host::Host;
 use crate::instance::{InstanceText, quoted};
 use crate::patience::patience;
-use crate::process::eventually;
+use crate::process::{eventually, run};
 
 /// Bound on a start; a debug build is slow.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -303,6 +304,51 @@ impl Drop for Launcher {
         }
         self.end(Signal::SIGTERM);
     }
+}
+
+/// Whatever of the machine bears the name of a guest: namespaces, interfaces, mounts, files, control groups.
+///
+/// # Panics
+/// When there is no `/proc`.
+#[must_use]
+pub fn traces(host: &Host, guest: &Launched) -> BTreeSet<String> {
+    let names = &guest.names;
+    let dir = names.dir.to_str().expect("text");
+    let text = |argv: &[&str]| String::from_utf8_lossy(&run(argv).stdout).into_owned();
+    let lists = [
+        text(&["ip", "netns", "list"]),
+        host.namespace().link_names().join("\n"),
+        fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted"),
+        text(&["find", host.dir().to_str().expect("text")]),
+    ];
+    let marks = [&names.netns, &names.port, dir];
+    let is_ours = |line: &&str| marks.iter().any(|mark| line.contains(mark));
+    let found = lists.iter().flat_map(|list| list.lines()).filter(is_ours);
+    let groups = cgroup_mounts();
+    let groups = groups
+        .iter()
+        .flat_map(|mount| names.cgroup.ancestors().map(|group| mount.join(group)))
+        .filter(|group| !cgroup_mounts().contains(group) && group.exists())
+        .map(|group| group.display().to_string());
+    found.map(str::to_owned).chain(groups).collect()
+}
+
+/// Where control groups are mounted.
+///
+/// # Panics
+/// When there is no `/proc`.
+#[must_use]
+pub fn cgroup_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").expect("/proc is mounted");
+    mounts
+        .lines()
+        .filter(|line| {
+            line.split(' ')
+                .nth(2)
+                .is_some_and(|kind| kind.starts_with("cgroup"))
+        })
+        .filter_map(|line| Some(PathBuf::from(line.split(' ').nth(1)?)))
+        .collect()
 }
 
 #[expect(

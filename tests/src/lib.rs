@@ -70,7 +70,7 @@ pub use host::Host;
 pub use http::{Address, Connection, Response};
 pub use instance::InstanceText;
 pub use jail::Jail;
-pub use launcher::{Launched, Launcher};
+pub use launcher::{Launched, Launcher, cgroup_mounts, traces};
 pub use load::{Figures, Load};
 pub use namespace::Namespace;
 pub use patience::patience;

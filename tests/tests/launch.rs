@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use imds_tests::{
-    Docker, Host, INSTANCE_ID, Launched, Launcher, ProcessStatus, eventually, has_command,
-    imds_path, is_alive, patience, run, users_of_network,
+    Docker, Host, INSTANCE_ID, Launched, Launcher, ProcessStatus, cgroup_mounts, eventually,
+    has_command, imds_path, is_alive, patience, run, traces, users_of_network,
 };
 use imds_user::capabilities::NEEDED_TO_LAUNCH;
 use imds_user::launch::console::KEPT_BYTES;
@@ -42,42 +42,6 @@ fn host() -> Option<Host> {
         return None;
     }
     Host::new()
-}
-
-/// Whatever of the machine bears the name of a guest: namespaces, interfaces, mounts, files, control groups.
-fn traces(host: &Host, guest: &Launched) -> BTreeSet<String> {
-    let names = &guest.names;
-    let dir = names.dir.to_str().expect("text");
-    let text = |argv: &[&str]| String::from_utf8_lossy(&run(argv).stdout).into_owned();
-    let lists = [
-        text(&["ip", "netns", "list"]),
-        host.namespace().link_names().join("\n"),
-        fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted"),
-        text(&["find", host.dir().to_str().expect("text")]),
-    ];
-    let marks = [&names.netns, &names.port, dir];
-    let is_ours = |line: &&str| marks.iter().any(|mark| line.contains(mark));
-    let found = lists.iter().flat_map(|list| list.lines()).filter(is_ours);
-    let groups = cgroup_mounts();
-    let groups = groups
-        .iter()
-        .flat_map(|mount| names.cgroup.ancestors().map(|group| mount.join(group)))
-        .filter(|group| !cgroup_mounts().contains(group) && group.exists())
-        .map(|group| group.display().to_string());
-    found.map(str::to_owned).chain(groups).collect()
-}
-
-fn cgroup_mounts() -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").expect("/proc is mounted");
-    mounts
-        .lines()
-        .filter(|line| {
-            line.split(' ')
-                .nth(2)
-                .is_some_and(|kind| kind.starts_with("cgroup"))
-        })
-        .filter_map(|line| Some(PathBuf::from(line.split(' ').nth(1)?)))
-        .collect()
 }
 
 #[test]

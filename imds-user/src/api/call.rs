@@ -141,6 +141,8 @@ pub struct Action {
     pub run: fn(&Call<'_>) -> Result<Outcome, Refusal>,
     /// Whether it computes for so long that it is to be done on a copy of the records.
     pub takes_long: bool,
+    /// Whether it depends on what launches would find here just now.
+    pub looks_around: bool,
 }
 
 impl Action {
@@ -154,6 +156,7 @@ impl Action {
             effect: Effect::Reads,
             run,
             takes_long: false,
+            looks_around: false,
         }
     }
 
@@ -167,6 +170,7 @@ impl Action {
             effect: Effect::Writes,
             run,
             takes_long: false,
+            looks_around: false,
         }
     }
 }
@@ -176,6 +180,14 @@ impl Action {
     pub(super) const fn taking_long(self) -> Self {
         Self {
             takes_long: true,
+            ..self
+        }
+    }
+
+    /// The same, when it depends on what launches would find.
+    pub(super) const fn looking_around(self) -> Self {
+        Self {
+            looks_around: true,
             ..self
         }
     }

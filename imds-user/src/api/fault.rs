@@ -189,6 +189,8 @@ codes! {
     InvalidKeyFormat = "InvalidKey.Format", 400;
     /// There is a key pair of that name.
     InvalidKeyPairDuplicate = "InvalidKeyPair.Duplicate", 400;
+    /// Nobody launches guests here.
+    InsufficientInstanceCapacity = "InsufficientInstanceCapacity", 400;
     /// No address left.
     InsufficientFreeAddressesInSubnet = "InsufficientFreeAddressesInSubnet", 400;
     /// No such key pair.

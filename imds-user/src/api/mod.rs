@@ -7,13 +7,15 @@
 //! file, and everything a client can send is bounded.
 //!
 //! Around it, [`service`] looks into the store, commits, and tries again when somebody was faster; [`order`] does so for the
-//! command line, without XML; [`server`] has the sockets; [`attend`] brings instances to where they were told to go.
+//! command line, without XML; [`server`] has the sockets; [`attend`] brings instances to where they were told to go,
+//! [`machines`] says how for those whose guests a launcher runs.
 
 pub mod attend;
 pub mod call;
 pub mod ec2;
 pub mod fault;
 pub mod gate;
+pub mod machines;
 pub mod monitoring;
 pub mod order;
 pub mod query;

@@ -1,6 +1,7 @@
 //! What is done with a request: from its bytes to the reply, with the store in between. This is the edge's inner half: it
 //! knows the store, the clock and randomness, and no socket.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,6 +22,13 @@ pub struct Api {
     ground: Ground,
     /// What was counted of instances.
     counts: Keeper,
+    surroundings: Option<Box<dyn Surroundings>>,
+}
+
+/// Somebody who can tell what launches find just now: whether there is a launcher, and which images it has.
+pub trait Surroundings: Send + Sync {
+    /// Looks, not for long, and brings the ground up to date.
+    fn look<'a>(&'a self, ground: &'a mut Ground) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }
 
 /// Why a call has no outcome.
@@ -51,6 +59,8 @@ struct Attempt {
     note: Note,
     entropy: Entropy,
     request_id: String,
+    /// What launches find, where the action depends on it.
+    ground: Option<Ground>,
 }
 
 impl Api {
@@ -60,17 +70,18 @@ impl Api {
     /// When they cannot be kept.
     pub async fn start(store: Store, ground: Ground) -> Result<Arc<Self>, StoreError> {
         let counts = Keeper::open(store.clone(), now).await?;
-        Self::counting(store, ground, counts).await
+        Self::start_in(store, ground, counts, None).await
     }
 
-    /// An API over a store, and over what is counted of its instances.
+    /// An API over a store, over what is counted of its instances, and where launches find more than always.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub async fn counting(
+    pub async fn start_in(
         store: Store,
         ground: Ground,
         counts: Keeper,
+        surroundings: Option<Box<dyn Surroundings>>,
     ) -> Result<Arc<Self>, StoreError> {
         let entropy = entropy()?;
         store
@@ -98,6 +109,7 @@ impl Api {
             store,
             ground,
             counts,
+            surroundings,
         }))
     }
 
@@ -181,6 +193,7 @@ impl Api {
             note,
             entropy,
             request_id: request_id.to_owned(),
+            ground: self.look_around(action).await,
         };
         let outcome = match action.effect {
             Effect::Reads => self.look(&attempt),
@@ -284,6 +297,14 @@ impl Api {
         Ok(monitoring::answer(&request, &facts, now))
     }
 
+    async fn look_around(&self, action: &Action) -> Option<Ground> {
+        let surroundings = self.surroundings.as_ref();
+        let surroundings = surroundings.filter(|_| action.looks_around)?;
+        let mut ground = self.ground.clone();
+        surroundings.look(&mut ground).await;
+        Some(ground)
+    }
+
     /// Answers a call that changes nothing. That it was made is noted behind it: nobody waits for the disk to look.
     fn look(&self, attempt: &Attempt) -> Result<Outcome, Trouble> {
         let outcome = self.store.read(|view| self.attempt(attempt, view))?;
@@ -321,7 +342,7 @@ impl Api {
             params: attempt.query.params(),
             caller: &attempt.caller,
             view,
-            ground: &self.ground,
+            ground: attempt.ground.as_ref().unwrap_or(&self.ground),
             now: attempt.note.at,
             entropy: attempt.entropy.clone(),
             request_id: &attempt.request_id,

@@ -68,7 +68,7 @@ pub(super) struct Launched {
 }
 
 impl Launched {
-    /// The guest of the instance that a text means, if it was launched here.
+    /// The guest of the instance that a text means, if it was launched here by hand.
     pub(super) fn of(state_dir: &Path, text: &str) -> anyhow::Result<Option<Self>> {
         // Without a directory there is no daemon either, and that is for the daemon's client to say.
         let Ok(state_dir) = state_dir.canonicalize() else {
@@ -79,8 +79,10 @@ impl Launched {
             return Ok(None);
         }
         let instances = control::client::instances(&state_dir, Some(text.to_owned()))?;
+        // What RunInstances launched the daemon has switched.
         let ids = instances
             .iter()
+            .filter(|instance| !instance.has_machine)
             .map(|instance| instance.instance_id.parse());
         let id = ids.flatten().find(|id| guests.contains(id));
         Ok(id.map(|id| Self { state_dir, id }))

@@ -385,6 +385,7 @@ mod tests {
                 target_lifecycle_state: None,
                 hibernation_configured: None,
             },
+            has_machine: false,
             planned: vec![],
         }
     }

@@ -5,7 +5,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, str::Fro
 use anyhow::Context;
 use clap::Args;
 use imds_user::{
-    daemon::{self, ApiPlace, Options, USUAL_ADDRESS},
+    daemon::{self, ApiPlace, LaunchMode, Options, USUAL_ADDRESS},
     dataplane::load::KernelLog,
 };
 
@@ -53,6 +53,9 @@ pub(crate) struct Run {
     /// The certificate's private key (PEM)
     #[arg(long, value_name = "FILE", requires = "api_certificate")]
     api_key: Option<PathBuf>,
+    /// What RunInstances does for an instance whose port it does not name
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Launcher::Auto)]
+    launcher: Launcher,
     /// Room in bytes for what the kernel tells of interfaces
     #[arg(long, value_name = "BYTES", hide = true)]
     notification_bytes: Option<usize>,
@@ -82,6 +85,27 @@ impl FromStr for Api {
     }
 }
 
+/// Whether RunInstances has guests launched.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Launcher {
+    /// By `imds launcher` if one was ever started with this state directory; else the instance is a record without a guest
+    Auto,
+    /// By `imds launcher`; without one the call is refused
+    Required,
+    /// Never: every instance is a record
+    Never,
+}
+
+impl From<Launcher> for LaunchMode {
+    fn from(launcher: Launcher) -> Self {
+        match launcher {
+            Launcher::Auto => Self::Auto,
+            Launcher::Required => Self::Required,
+            Launcher::Never => Self::Never,
+        }
+    }
+}
+
 impl Run {
     pub(crate) fn run(self, _out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         super::log_to_stderr();
@@ -99,6 +123,7 @@ impl Run {
             api,
             api_certificate,
             api_key,
+            launcher,
             ..
         } = self;
         let api = match api {
@@ -121,6 +146,7 @@ impl Run {
             is_strict,
             notification_bytes,
             api,
+            launch: launcher.into(),
         }))?;
         Ok(ExitCode::SUCCESS)
     }

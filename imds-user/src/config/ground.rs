@@ -1,11 +1,15 @@
 //! What a launch through the API finds here: a network, a security group, images, and names for what is made up.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use super::Installation;
 use super::made_up::MadeUp;
 use crate::instance::{Host, ImageId, SecurityGroup, Subnet, VpcId};
+use crate::launch::plan;
 
 /// The name of the group that every VPC has.
 pub const DEFAULT_GROUP: &str = "default";
@@ -19,6 +23,34 @@ pub struct Image {
     pub name: Box<str>,
     /// Whether it says `imdsSupport` `v2.0`: then its instances begin with tokens required, unless something says otherwise.
     pub has_imds_v2: bool,
+    /// What a launcher makes of it.
+    pub runs: plan::Image,
+}
+
+impl Image {
+    /// A local image of Docker's. Its id follows from Docker's own, so it is the same wherever the image is, and another one
+    /// once its name means another image.
+    #[must_use]
+    pub fn of_docker(id: &str, name: &str) -> Self {
+        let digest = Sha256::digest(format!("docker {id}"));
+        Self {
+            id: ImageId::from_digest(&std::array::from_fn(|at| digest[at])),
+            name: name.into(),
+            has_imds_v2: false,
+            runs: plan::Image::Docker(id.to_owned()),
+        }
+    }
+}
+
+/// Whether launches come to have a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Launching {
+    /// By the launcher of this state directory, whose path is canonical.
+    By(PathBuf),
+    /// By nobody: an instance is a record.
+    Records,
+    /// By nobody, so there are none.
+    Refused,
 }
 
 /// Where launches land: the default network of the account, as EC2 gives one to each.
@@ -32,6 +64,8 @@ pub struct Ground {
     pub group: SecurityGroup,
     /// What may be launched. Never empty.
     pub images: Vec<Image>,
+    /// Who launches guests.
+    pub launching: Launching,
     installation: Installation,
 }
 
@@ -49,12 +83,14 @@ impl Ground {
             id: made_up.image_id(),
             name: "imds-guest".into(),
             has_imds_v2: false,
+            runs: plan::Image::Host,
         };
         Self {
             host,
             subnet: Arc::new(subnet),
             group,
             images: vec![image],
+            launching: Launching::Records,
             installation,
         }
     }

@@ -50,6 +50,9 @@ pub struct InstanceReport {
     pub notices: Notices,
     /// What it will be told, in its order.
     pub planned: Vec<PlannedReport>,
+    /// Whether RunInstances launched its guest: then the daemon has done to it what is done to the instance.
+    #[serde(default)]
+    pub has_machine: bool,
 }
 
 /// Metadata options, in EC2's words.
@@ -218,6 +221,7 @@ impl InstanceReport {
             user_data: UserDataReport::of(instance, configured),
             notices: Notices::of(instance.details()),
             planned: planned(life),
+            has_machine: false,
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{DaemonError, now_millis};
+use super::machines::{self, Launchers};
+use super::{DaemonError, Options, now_millis};
 use crate::api::attend::attend;
 use crate::api::ec2::settle::Others;
 use crate::api::server::{self, DoorError};
@@ -71,8 +72,9 @@ impl ControlApi {
         state: &StateDir,
         store: &Store,
         host: &Host,
-        place: &ApiPlace,
+        options: &Options,
     ) -> Result<Self, DaemonError> {
+        let counts = Keeper::open(store.clone(), now_millis).await?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("control-api")
@@ -82,7 +84,6 @@ impl ControlApi {
                 what: "start the thread of the control API",
                 cause,
             })?;
-        let counts = Keeper::open(store.clone(), now_millis).await?;
         let handle = runtime.handle().clone();
         // At once: what is dropped ends without waiting, also where this goes wrong further on.
         let mut open = Self {
@@ -95,7 +96,7 @@ impl ControlApi {
         };
         let doors = {
             let _entered = handle.enter();
-            Doors::open(state, place)?
+            Doors::open(state, &options.api)?
         };
         if let Some((listener, tls)) = &doors.tcp {
             let scheme = if tls.is_some() { "https" } else { "http" };
@@ -108,7 +109,9 @@ impl ControlApi {
         }
         let ground = Ground::of(host.clone(), state.installation()?);
         handle.spawn(counts.clone().run());
-        match Api::counting(store.clone(), ground, counts).await {
+        let launchers = Launchers::of(state.path(), options.launch);
+        let surroundings = Box::new(launchers.clone());
+        match Api::start_in(store.clone(), ground, counts, Some(surroundings)).await {
             Ok(api) => {
                 open.api = Some(Arc::clone(&api));
                 doors.serve(&handle, api);
@@ -119,6 +122,11 @@ impl ControlApi {
             }
         }
         handle.spawn(attend_always(store.clone()));
+        handle.spawn(machines::attend(
+            store.clone(),
+            host.clone(),
+            launchers.state_dir().to_owned(),
+        ));
         Ok(open)
     }
 
@@ -222,7 +230,7 @@ fn listen_as_usual() -> Option<TcpListener> {
         .ok()
 }
 
-/// Nobody here runs machines, and which options are in force the daemon notes itself.
+/// Whose machines a launcher runs their records say, and which options are in force the daemon notes itself.
 struct DaemonKnows;
 
 impl Others for DaemonKnows {

@@ -17,6 +17,7 @@ use crate::discovery::admitted::{Admission, Admitted, Interface};
 use crate::discovery::plan::{self, Absence, Closed, Plan, Rules, Scene, Why};
 use crate::discovery::source::{Sighting, Snapshot, Sources};
 use crate::instance::InstanceId;
+use crate::launch::plan::PORT_PREFIX;
 use crate::netns::NetNs;
 use crate::netns::link::{Link, Links};
 use crate::netns::uplink::{Way, defaults};
@@ -256,11 +257,16 @@ impl Following {
     pub(super) async fn warn(&self, wanted: &Wanted) {
         let links = self.links.list().await.unwrap_or_default();
         let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
-        for (key, absence) in self.waits.iter().take(NAMED_MAX) {
+        // Those of a launcher's guests come and go with them.
+        let is_odd = |(key, absence): &(&String, &Absence)| {
+            !(key.starts_with(PORT_PREFIX) && matches!(absence, Absence::Missing(_)))
+        };
+        for (key, absence) in self.waits.iter().filter(is_odd).take(NAMED_MAX) {
             let name = wanted.get(key).map_or("", |(guest, _)| &guest.name);
             tracing::warn!("instance {name} waits: {absence}{}", near(key, &names));
         }
-        let n_more = self.waits.len().saturating_sub(NAMED_MAX);
+        let n_odd = self.waits.iter().filter(is_odd).count();
+        let n_more = n_odd.saturating_sub(NAMED_MAX);
         if n_more > 0 {
             tracing::warn!("{n_more} more instances wait for their interfaces");
         }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::order::{Answer, Order, socket_in};
+use super::order::{Answer, LocalImage, Order, socket_in};
 use super::plan::Spec;
 use super::{Running, State};
 use crate::instance::InstanceId;
@@ -110,6 +110,17 @@ pub async fn guests(state_dir: &Path) -> Result<Vec<(InstanceId, State)>, OrderE
     }
 }
 
+/// Every image that a guest can be made of, besides the host's own programs.
+///
+/// # Errors
+/// When the launcher cannot tell.
+pub async fn images(state_dir: &Path) -> Result<Vec<LocalImage>, OrderError> {
+    match order(state_dir, &Order::Images {}).await? {
+        Answer::Images(images) => Ok(images),
+        other => Err(other.into()),
+    }
+}
+
 fn running(answer: Answer) -> Result<Running, OrderError> {
     match answer {
         Answer::Running(running) => Ok(running),
@@ -134,6 +145,10 @@ async fn order(state_dir: &Path, order: &Order) -> Result<Answer, OrderError> {
         let mut answer = Vec::new();
         let mut reader = BufReader::new(stream).take(ANSWER_BYTES_MAX);
         reader.read_until(b'\n', &mut answer).await?;
+        if !answer.ends_with(b"\n") {
+            // It ended, or there is no end of it.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         Ok(answer)
     };
     let talked = timeout(PATIENCE, talk).await;
@@ -152,9 +167,11 @@ impl From<Answer> for OrderError {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Failed(why) => Self::Failed(why),
-            Answer::Done | Answer::Running(_) | Answer::State(_) | Answer::Guests(_) => {
-                Self::Astray
-            }
+            Answer::Done
+            | Answer::Running(_)
+            | Answer::State(_)
+            | Answer::Guests(_)
+            | Answer::Images(_) => Self::Astray,
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::door::Door;
+use super::order::LocalImage;
 use super::plan::{Image, Names, Spec};
 use super::record::Record;
 use super::{LaunchError, Launcher, Running, State, cable, inside, system};
@@ -49,6 +50,15 @@ struct Inspected {
 struct Condition {
     running: bool,
     pid: u32,
+}
+
+/// One of the answer to `GET /images/json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
 }
 
 impl Containers {
@@ -96,6 +106,18 @@ impl Containers {
             Ok(NOT_FOUND) => Err(LaunchError::Image(image.to_owned())),
             Ok(status) => Err(refused(&path, status)),
             Err(error) => Err(trouble(&error)),
+        }
+    }
+
+    /// The images that have a name. Without Docker there are none.
+    pub(super) async fn images(&self) -> Vec<LocalImage> {
+        let listed: Result<Option<Vec<Listed>>, _> = self.api.get("/images/json").await;
+        match listed {
+            Ok(listed) => named(listed.unwrap_or_default()),
+            Err(error) => {
+                tracing::debug!("images: {error}");
+                Vec::new()
+            }
         }
     }
 
@@ -232,6 +254,19 @@ fn docker(socket: &Path) -> Command {
     command
 }
 
+/// Images whose name was given to another have none, or one that says so.
+fn named(listed: Vec<Listed>) -> Vec<LocalImage> {
+    let image = |image: Listed| {
+        let mut names = image.repo_tags.unwrap_or_default();
+        names.retain(|name| !name.contains("<none>"));
+        let name = names.into_iter().min()?;
+        Some(LocalImage { id: image.id, name })
+    };
+    let mut images: Vec<_> = listed.into_iter().filter_map(image).collect();
+    images.sort_by(|one, other| one.name.cmp(&other.name));
+    images
+}
+
 /// What Docker is told of a container.
 fn order_of(spec: &Spec, image: &str) -> serde_json::Value {
     json!({
@@ -282,6 +317,22 @@ mod tests {
         };
         let expected = r#"{"HostConfig":{"Memory":1048576,"MemorySwap":1048576,"NetworkMode":"none","PidsLimit":7,"SecurityOpt":["no-new-privileges"]},"Hostname":"web","Image":"web:1"}"#;
         assert_eq!(order_of(&spec, "web:1").to_string(), expected);
+    }
+
+    #[test]
+    fn images_are_known_by_the_first_of_their_names() {
+        let text = r#"[
+            {"Id":"sha256:2","RepoTags":["web:2","web:latest"],"Size":1},
+            {"Id":"sha256:3","RepoTags":["<none>:<none>"]},
+            {"Id":"sha256:4","RepoTags":null},
+            {"Id":"sha256:1","RepoTags":["web:latest-1","db:7"]}
+        ]"#;
+        let images = named(serde_json::from_str(text).unwrap());
+        let shown: Vec<_> = images
+            .iter()
+            .map(|image| (&*image.id, &*image.name))
+            .collect();
+        assert_eq!(shown, [("sha256:1", "db:7"), ("sha256:2", "web:2")]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::docker::{self, Containers};
 use super::door::Door;
 use super::namespaces::{self, Namespaces};
-use super::order::socket_in;
+use super::order::{LocalImage, socket_in};
 use super::plan::{Image, Names, Spec};
 use super::record::{self, Record};
 use super::{LaunchError, Launcher, Running, State, console, system};
@@ -75,6 +75,11 @@ impl Launchers {
     pub async fn start_again(&self, id: InstanceId) -> Result<Running, LaunchError> {
         let record = self.record(id)?.ok_or(LaunchError::Absent(id))?;
         self.start(&record.spec).await
+    }
+
+    /// Every local image of Docker's that has a name; none where there is no Docker.
+    pub async fn images(&self) -> Vec<LocalImage> {
+        self.docker.images().await
     }
 
     fn record(&self, id: InstanceId) -> Result<Option<Record>, LaunchError> {

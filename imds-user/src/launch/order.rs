@@ -47,6 +47,8 @@ pub enum Order {
     },
     /// Every guest.
     List {},
+    /// Every image that a guest can be made of, besides the host's own programs.
+    Images {},
 }
 
 /// What the launcher answers.
@@ -61,8 +63,20 @@ pub enum Answer {
     State(State),
     /// What each guest is doing.
     Guests(Vec<(InstanceId, State)>),
+    /// What can be launched.
+    Images(Vec<LocalImage>),
     /// It is not done.
     Failed(String),
+}
+
+/// A local image of Docker's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalImage {
+    /// Docker's id of what is in it.
+    pub id: String,
+    /// The first of its names: `web:1`.
+    pub name: String,
 }
 
 /// Where the launcher of a state directory listens.

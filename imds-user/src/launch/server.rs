@@ -89,6 +89,7 @@ impl Office {
     async fn carry_out(&self, order: Order) -> Answer {
         let outcome = match order {
             Order::List {} => self.list().await,
+            Order::Images {} => Ok(Answer::Images(self.launcher.images().await)),
             Order::State { id } => self.launcher.state(id).await.map(Answer::State),
             Order::Launch { spec } => {
                 let _turn = self.turn(spec.id).await;

@@ -353,6 +353,8 @@ fn merged(guest: &Guest, present: &InstanceRecord, precedence: Precedence) -> In
         key_name: present.key_name.clone(),
         profile_association: present.profile_association,
         attributes: present.attributes.clone(),
+        machine: present.machine.clone(),
+        state_reason: present.state_reason,
         ..declared.clone()
     };
     for facet in Facet::ALL {

@@ -27,6 +27,8 @@ const NOT_OF_THE_FILE: &[&str] = &[
     "key-name",
     "profile-association",
     "attributes",
+    "machine",
+    "state-reason",
 ];
 
 /// What comes first in a table; the rest is sorted.
@@ -67,6 +69,9 @@ pub fn export_rest(rest: &Rest) -> String {
 fn why_not(record: &InstanceRecord) -> Option<&'static str> {
     if record.is_terminated() {
         return Some("it is terminated");
+    }
+    if record.machine.is_some() {
+        return Some("its guest was launched here, and elsewhere there is none");
     }
     match &record.port {
         None => Some("it has no port"),

@@ -18,6 +18,7 @@ use crate::instance::{
     Instance, InstanceId, KeyPairId, Limits, ProfileAssociationId, Secret, Switch, Tag, TokenUse,
     UnixSeconds,
 };
+use crate::launch::plan::Image;
 use crate::life::{self, Life};
 
 /// What a record is about.
@@ -269,6 +270,12 @@ pub struct InstanceRecord {
     /// What matters to the API alone.
     #[serde(default, skip_serializing_if = "Attributes::is_usual")]
     pub attributes: Attributes,
+    /// The guest that a launcher runs for it; none where its guest is somebody else's, or nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
+    /// Why it is in its state, where nobody told it to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_reason: Option<StateReason>,
 }
 
 impl InstanceRecord {
@@ -289,6 +296,8 @@ impl InstanceRecord {
             key_name: None,
             profile_association: None,
             attributes: Attributes::default(),
+            machine: None,
+            state_reason: None,
         }
     }
 
@@ -400,6 +409,54 @@ pub enum Transition {
         /// Since when.
         at: UnixSeconds,
     },
+}
+
+/// The guest that a launcher runs for an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// What it runs.
+    pub image: Image,
+    /// Whether it is to be rebooted, and was not yet. If somebody ends before that is noted, it is rebooted once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reboot: bool,
+}
+
+/// Why an instance is in a state that nobody told it to be in (EC2 API, `StateReason`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateReason {
+    /// Its guest shut itself down.
+    InstanceInitiated,
+    /// Its guest could not be launched. The log of the daemon says why.
+    LaunchFailed,
+    /// Its guest is gone and did not end by itself: the host was rebooted, or somebody took it away.
+    HostFailed,
+    /// There is nobody here who launches guests: it is a record, and nothing runs behind it.
+    NoGuest,
+}
+
+impl StateReason {
+    /// EC2's word for it. For the last one it has none.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::InstanceInitiated => "Client.InstanceInitiatedShutdown",
+            Self::LaunchFailed | Self::HostFailed => "Server.InternalError",
+            Self::NoGuest => "imds.NoGuest",
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::InstanceInitiated => "Instance initiated shutdown",
+            Self::LaunchFailed => "Internal error on launch",
+            Self::HostFailed => "The guest ended with its host",
+            Self::NoGuest => "No launcher runs on this host, so this is a record without a guest",
+        }
+    }
 }
 
 /// EC2's instance state.

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::record::{
-    AccessKey, AccountDefaults, Attributes, InstanceRecord, KeyPair, Launch, Record, Transition,
+    AccessKey, AccountDefaults, Attributes, InstanceRecord, KeyPair, Launch, Machine, Record,
+    StateReason, Transition,
 };
 use crate::config::PortBy;
 use crate::credentials::CredentialSource;
@@ -23,6 +24,7 @@ use crate::instance::{
     Instance, Limits, MetadataOptions, NetworkInterface, PublicKey, Subnet, Switch, Tag, TokenUse,
     UserData,
 };
+use crate::launch::plan::Image;
 use crate::life::Life;
 
 /// A table: names, and what they have. It never holds what says nothing: empty lists, tables and texts of nobody.
@@ -160,6 +162,25 @@ fn of_instance(record: &InstanceRecord) -> Tree {
     tree.some_text("key-name", record.key_name.as_ref());
     tree.some_text("profile-association", record.profile_association);
     tree.table("attributes", of_attributes(&record.attributes));
+    if let Some(machine) = &record.machine {
+        tree.table("machine", of_machine(machine));
+    }
+    tree.some_text(
+        "state-reason",
+        record.state_reason.map(StateReason::message),
+    );
+    tree
+}
+
+fn of_machine(machine: &Machine) -> Tree {
+    let mut tree = Tree::default();
+    match &machine.image {
+        Image::Host => tree.text("image", "host"),
+        Image::Docker(image) => tree.text("docker-image", image),
+    }
+    if machine.reboot {
+        tree.value("reboot", true);
+    }
     tree
 }
 

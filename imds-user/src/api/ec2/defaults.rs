@@ -150,6 +150,7 @@ pub(super) fn at_launch(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::plan;
 
     fn check(given: &str, account: &str, image: bool, expected: &str) {
         let word = |text: &str| match text {
@@ -171,6 +172,7 @@ mod tests {
             id: "ami-12345678".parse().unwrap(),
             name: "".into(),
             has_imds_v2: image,
+            runs: plan::Image::Host,
         };
         let options = at_launch(given, defaults, &image);
         let shown = options.map_or_else(

@@ -13,6 +13,7 @@ use crate::instance::{
 };
 use crate::life::Life;
 use crate::metadata;
+use crate::store::record::StateReason;
 use crate::store::{InstanceRecord, InstanceState};
 
 /// An instance and all that is known of it.
@@ -260,12 +261,15 @@ pub(super) fn write(xml: &mut Xml, known: &Known<'_>) {
     if !is_gone {
         write_addresses(xml, known);
     }
-    if is_gone {
+    let by_user = ("Client.UserInitiatedShutdown", "User initiated shutdown");
+    let reason = record
+        .state_reason
+        .filter(|reason| !is_gone || *reason != StateReason::NoGuest)
+        .map(|reason| (reason.code(), reason.message()));
+    if let Some((code, message)) = reason.or(is_gone.then_some(by_user)) {
         xml.within("stateReason", |xml| {
-            xml.el("code", "Client.UserInitiatedShutdown").el(
-                "message",
-                "Client.UserInitiatedShutdown: User initiated shutdown",
-            );
+            xml.el("code", code)
+                .el("message", format_args!("{code}: {message}"));
         });
     }
     xml.el("architecture", known.architecture())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -13,19 +14,23 @@ use super::{attributes, defaults, describe, places, power, profiles, tags, types
 use crate::api::call::{Call, Change, Outcome};
 use crate::api::fault::{Code, Refusal};
 use crate::api::query::Params;
-use crate::config::ground::Image;
+use crate::config::ground::{Image, Launching};
+use crate::config::{PortBy, PortName};
 use crate::instance::details::LifeCycle;
 use crate::instance::network::PrivateIpv4;
 use crate::instance::{
     Instance, InstanceId, Ipv4Cidr, MacAddress, NetworkInterface, NetworkInterfaceId, PublicKey,
-    ReservationId, Role, SecurityGroup, Subnet, Switch, USER_DATA_BYTES_MAX, UserData,
+    ReservationId, Role, SecurityGroup, Subnet, Switch, Tag, USER_DATA_BYTES_MAX, UserData,
 };
+use crate::launch::plan::{self, Names};
 use crate::life::Life;
-use crate::store::record::{Attributes, Launch, Transition};
+use crate::store::record::{Attributes, Launch, Machine, StateReason, Transition};
 use crate::store::{Digest, InstanceRecord, Owner, Record};
 
 /// What EC2 takes for the type where none is given.
 const DEFAULT_TYPE: &str = "m1.small";
+/// The tag by which a launch names the port of a guest that somebody else runs.
+pub(super) const PORT_TAG: &str = "imds:port";
 /// The most instances that one call launches.
 const COUNT_MAX: i32 = 1000;
 /// As many as there are slots.
@@ -115,6 +120,79 @@ pub(super) struct Order {
     template: InstanceRecord,
     /// Where the instances' addresses are to come from.
     address: Option<Ipv4Addr>,
+    home: Home,
+}
+
+/// Where the guests of a launch are.
+enum Home {
+    /// At this port, where somebody else runs one.
+    Port(PortName),
+    /// With the launcher of this state directory, which makes them of this image.
+    Launcher(PathBuf, plan::Image),
+    /// Nowhere.
+    Nowhere,
+}
+
+impl Home {
+    fn of(call: &Call<'_>, tags: &[Tag], image: &Image, count: u32) -> Result<Self, Refusal> {
+        if let Some(tag) = tags.iter().find(|tag| &*tag.key == PORT_TAG) {
+            return Self::named(call, &tag.value, count);
+        }
+        match &call.ground.launching {
+            Launching::By(state_dir) => Ok(Self::Launcher(state_dir.clone(), image.runs.clone())),
+            Launching::Records => Ok(Self::Nowhere),
+            Launching::Refused => Err(Refusal::new(
+                Code::InsufficientInstanceCapacity,
+                format!(
+                    "Nobody launches guests on this host: start `imds launcher` there, or name the port of a guest that \
+                     somebody else runs with the tag {PORT_TAG}"
+                ),
+            )),
+        }
+    }
+
+    fn named(call: &Call<'_>, name: &str, count: u32) -> Result<Self, Refusal> {
+        let port: PortName = name
+            .parse()
+            .map_err(|why| Refusal::invalid_value(name, PORT_TAG, why))?;
+        if count > 1 {
+            return Err(Refusal::new(
+                Code::InvalidParameterCombination,
+                format!("The tag {PORT_TAG} names a port, and a port has one instance"),
+            ));
+        }
+        let by = PortBy::Name(port.clone());
+        let mut there = all(call).filter(|known| !known.record.is_terminated());
+        match there.find(|known| known.record.port.as_ref() == Some(&by)) {
+            Some(known) => {
+                let whose = format!("It is the port of {}.", known.id());
+                Err(Refusal::invalid_value(name, PORT_TAG, whose))
+            }
+            None => Ok(Self::Port(port)),
+        }
+    }
+
+    fn give_to(&self, record: &mut InstanceRecord) -> Result<(), Refusal> {
+        match self {
+            Self::Port(port) => record.port = Some(PortBy::Name(port.clone())),
+            Self::Launcher(state_dir, image) => {
+                if record.spec.primary.private_ipv4().is_none() {
+                    return Err(Refusal::unsupported(
+                        "Guests are launched with an IPv4 address here",
+                    ));
+                }
+                let names = Names::of(state_dir, record.spec.id);
+                // Fifteen plain characters.
+                record.port = names.port.parse().ok().map(PortBy::Name);
+                record.machine = Some(Machine {
+                    image: image.clone(),
+                    reboot: false,
+                });
+            }
+            Self::Nowhere => record.state_reason = Some(StateReason::NoGuest),
+        }
+        Ok(())
+    }
 }
 
 impl Order {
@@ -129,6 +207,7 @@ impl Order {
         let options = defaults::at_launch(options, call.view.defaults(), image)?;
         let given_tags = tags::specified(params, "instance", IGNORED_TAGS)?;
         check_servable(&options, &given_tags)?;
+        let home = Home::of(call, &given_tags, image, count)?;
         let (primary, address) = interface(call)?;
         if address.is_some() && count > 1 {
             return Err(Refusal::new(
@@ -168,6 +247,7 @@ impl Order {
             count,
             template,
             address,
+            home,
         })
     }
 
@@ -220,6 +300,8 @@ impl Order {
             .into_iter()
             .collect();
         record.name = spec.id.as_str().into();
+        self.home.give_to(&mut record)?;
+        let spec = &record.spec;
         record.profile_association = spec
             .role
             .as_ref()

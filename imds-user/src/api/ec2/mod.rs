@@ -18,7 +18,7 @@ mod profiles;
 mod register;
 pub mod settle;
 mod tags;
-mod types;
+pub mod types;
 
 #[cfg(test)]
 mod tests;
@@ -43,7 +43,7 @@ pub const ACTIONS: &[Action] = &[
     Action::writes("DeleteTags", tags::delete),
     Action::reads("DescribeAvailabilityZones", places::zones),
     Action::reads("DescribeIamInstanceProfileAssociations", profiles::describe),
-    Action::reads("DescribeImages", places::images),
+    Action::reads("DescribeImages", places::images).looking_around(),
     Action::reads("DescribeInstanceAttribute", attributes::describe),
     Action::reads(
         "DescribeInstanceCreditSpecifications",
@@ -72,7 +72,7 @@ pub const ACTIONS: &[Action] = &[
     Action::writes("MonitorInstances", power::monitor),
     Action::writes("RebootInstances", power::reboot),
     Action::writes("ReplaceIamInstanceProfileAssociation", profiles::replace),
-    Action::writes("RunInstances", launch::run),
+    Action::writes("RunInstances", launch::run).looking_around(),
     Action::writes("StartInstances", power::start),
     Action::writes("StopInstances", power::stop),
     Action::writes("TerminateInstances", power::terminate),

@@ -8,7 +8,7 @@ use crate::api::call::{Call, Change, Outcome};
 use crate::api::fault::{Code, Refusal};
 use crate::instance::details::Details;
 use crate::instance::{Instance, Switch};
-use crate::store::record::Transition;
+use crate::store::record::{StateReason, Transition};
 use crate::store::{InstanceRecord, InstanceState, Owner, Record};
 
 /// What becomes of one instance.
@@ -31,6 +31,10 @@ impl<'a> Turn<'a> {
     fn to(known: Known<'a>, state: InstanceState, transition: Transition) -> Self {
         let mut record = known.record.clone();
         record.transition = Some(transition);
+        // Whatever it was: now it is what it was told to be.
+        record.state_reason = record
+            .state_reason
+            .filter(|reason| *reason == StateReason::NoGuest);
         Self {
             known,
             state,
@@ -159,6 +163,11 @@ pub(super) fn reboot(call: &Call<'_>) -> Result<Outcome, Refusal> {
         }
         if life != *known.life {
             outcome = outcome.put(Record::Life(known.id(), Box::new(life)));
+        }
+        let mut record = known.record.clone();
+        if let Some(machine) = &mut record.machine {
+            machine.reboot = true;
+            outcome.changes.push(put(record));
         }
     }
     Ok(outcome)

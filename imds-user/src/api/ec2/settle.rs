@@ -37,6 +37,8 @@ fn arrive(view: &View, id: InstanceId, others: &impl Others, now: UnixSeconds) -
     let mut life = view.life(id).clone();
     let mut record = before.clone();
     match record.transition {
+        // Not before whoever runs its machine has taken it away.
+        Some(Transition::Terminated { .. }) if record.machine.is_some() => {}
         Some(Transition::Terminated { at }) if at.0.saturating_add(TERMINATED_SECONDS) < now.0 => {
             return vec![
                 Change::Remove(Key::instance(id)),
@@ -44,7 +46,7 @@ fn arrive(view: &View, id: InstanceId, others: &impl Others, now: UnixSeconds) -
             ];
         }
         Some(Transition::Terminated { .. }) | None => {}
-        Some(_) if others.has_machine(id) => {}
+        Some(_) if record.machine.is_some() || others.has_machine(id) => {}
         Some(Transition::Pending) => record.transition = None,
         Some(Transition::Stopping) => {
             record.transition = None;

@@ -7,9 +7,11 @@ use super::settle::{Others, TERMINATED_SECONDS, settle};
 use crate::api::call::{Call, Caller, Change, Entropy, Outcome, action_of, answer};
 use crate::api::fault::Refusal;
 use crate::api::query::Query;
-use crate::config::{Files, Ground, Installation, load};
+use crate::config::ground::{Image, Launching};
+use crate::config::{Files, Ground, Installation, PortBy, load};
 use crate::instance::{InstanceId, UnixMillis, UnixSeconds};
 use crate::store::backend::{Item, Revision};
+use crate::store::record::{Machine, Transition};
 use crate::store::{InstanceRecord, KeyRole, Owner, Record, View, Who};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -330,4 +332,77 @@ fn a_subnet_has_room_for_as_many_as_it_has_addresses() {
     addresses.sort();
     addresses.dedup();
     assert_eq!(addresses.len(), 12, "no two have the same");
+}
+
+/// What a launch finds decides whether its instances have guests.
+#[test]
+fn a_launch_is_a_guest_of_the_launchers_or_of_somebody_elses_or_nobody() {
+    let run = "Action=RunInstances&ImageId=IMAGE&MinCount=1&MaxCount=1";
+    let tag = |port: &str| {
+        format!(
+            "{run}&TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key=imds:port\
+             &TagSpecification.1.Tag.1.Value={port}"
+        )
+    };
+    let launched = |world: &World| {
+        let records = world.view.instances().values();
+        let mut records = records.filter(|record| record.value.spec.id.as_str() != ID);
+        InstanceRecord::clone(&records.next().unwrap().value)
+    };
+    let mut world = World::new();
+    world.check(run, "<code>imds.NoGuest</code>");
+    let record = launched(&world);
+    assert_eq!((record.port, record.machine), (None, None));
+
+    let mut world = World::new();
+    world.ground.launching = Launching::Refused;
+    world.check(run, "InsufficientInstanceCapacity: ");
+    world.check(&tag("vnet7"), "<value>vnet7</value>");
+    let record = launched(&world);
+    assert_eq!(record.port, Some(PortBy::Name("vnet7".parse().unwrap())));
+    assert_eq!(record.machine, None);
+    world.check(&tag("vnet7"), "InvalidParameterValue: ");
+    world.check(&tag("a/b"), "InvalidParameterValue: ");
+    world.check(
+        &tag("vnet8").replace("MaxCount=1", "MaxCount=2"),
+        "InvalidParameterCombination: ",
+    );
+
+    let mut world = World::new();
+    world.ground.launching = Launching::By("/var/lib/imds".into());
+    let web = Image::of_docker("sha256:1", "web:1");
+    world.ground.images.push(web.clone());
+    world.check(
+        "Action=DescribeImages&Filter.1.Name=name&Filter.1.Value.1=web:*",
+        web.id.as_str(),
+    );
+    world.check(
+        &run.replace("IMAGE", web.id.as_str()),
+        "<name>pending</name>",
+    );
+    let record = launched(&world);
+    assert_eq!(record.machine.unwrap().image, web.runs);
+    assert!(matches!(record.port, Some(PortBy::Name(port)) if port.as_str().starts_with("imdsg")));
+    // Nobody else ends its transitions.
+    world.settle(&NOBODY, NOW.seconds());
+    let record = launched(&world);
+    assert_eq!(record.transition, Some(Transition::Pending));
+}
+
+#[test]
+fn a_terminated_instance_is_not_forgotten_before_its_guest_is_gone() {
+    let mut world = World::new();
+    let id: InstanceId = ID.parse().unwrap();
+    let mut record = world.view.instance(id).unwrap().clone();
+    record.transition = Some(Transition::Terminated { at: NOW.seconds() });
+    record.machine = Some(Machine {
+        image: crate::launch::plan::Image::Host,
+        reboot: false,
+    });
+    world.keep(vec![Change::Put(Record::Instance(Box::new(record)))]);
+    world.settle(
+        &NOBODY,
+        UnixSeconds(NOW.seconds().0 + 10 * TERMINATED_SECONDS),
+    );
+    assert!(world.view.instance(id).is_some());
 }

@@ -124,6 +124,12 @@ fn gib_per_vcpu(family: &str) -> u64 {
     }
 }
 
+/// How many processors and how many MiB of memory a type has, if it is one.
+#[must_use]
+pub fn size(name: &str) -> Option<(u32, u64)> {
+    Type::of(name).map(|t| (t.vcpus, t.memory_mib))
+}
+
 /// Whether it earns CPU credits.
 pub(super) fn is_burstable(name: &str) -> bool {
     let family = name.split('.').next().unwrap_or_default();
