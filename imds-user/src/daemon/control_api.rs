@@ -150,7 +150,7 @@ impl ControlApi {
 
     /// Keeps what is counted until now: of the minutes in which it was counted.
     pub(super) async fn keep_counts(&self) {
-        self.counts.finish().await;
+        self.counts.look().await;
     }
 
     /// What carries out its actions.

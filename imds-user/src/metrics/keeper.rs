@@ -1,7 +1,7 @@
 //! Brings what was counted into the store, and out again.
 //!
-//! A minute's counts are written when it is over, and at once where a slot was given back; what an idle host counts costs no
-//! write. Who asks is told what was counted until then, whether it is written or not.
+//! A minute's counts are written when it is over, at once where a slot was given back, and before anybody is told of them: who
+//! has an answer can rely on it. What an idle host counts costs no write.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -85,20 +85,15 @@ impl Keeper {
         }
     }
 
-    /// Writes what is counted until now.
-    pub async fn finish(&self) {
-        self.look().await;
-        if let Err(error) = self.write().await {
-            tracing::error!("keep what was counted: {error}");
-        }
-    }
-
-    /// Has entered what was counted until now.
+    /// Enters and writes what was counted until now. Where there is no room for it, it is here nevertheless.
     pub async fn look(&self) {
         if let Some(sampler) = self.sampler.get()
             && timeout(LOOK_WITHIN, sampler.look()).await.is_err()
         {
             tracing::warn!("the responder does not say what it has counted");
+        }
+        if let Err(error) = self.write().await {
+            tracing::error!("keep what was counted: {error}");
         }
     }
 

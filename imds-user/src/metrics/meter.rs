@@ -1,5 +1,6 @@
 //! The ledger as several have it: the supervisor enters what responders count, the keeper takes it out.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +78,14 @@ impl Meter {
     pub fn close_unless(&self, goes_on: impl Fn(u32, InstanceId) -> bool) {
         self.ledger().close_unless(goes_on);
         self.urgent.notify_one();
+    }
+
+    /// Of whom something is not kept yet.
+    #[must_use]
+    pub fn unkept(&self) -> BTreeSet<InstanceId> {
+        let ledger = self.ledger();
+        let ids = ledger.unkept_ids().map(|(id, _)| id);
+        ids.collect()
     }
 
     /// See [`Ledger::id_of`].

@@ -1,6 +1,10 @@
 //! The daemon's end of the line to one responder.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    time::Duration,
+};
 
 use tokio::{
     net::unix::OwnedWriteHalf,
@@ -14,27 +18,48 @@ use super::{
     greeting::Order,
     protocol::{self, Attached, CHUNK_INSTANCES, Counted, Counters, FromResponder, ToResponder},
 };
-use crate::metrics::Meter;
+use crate::{instance::InstanceId, metrics::Meter};
 
 /// How long a message may take to be taken by the responder's end.
 const SAY_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the daemon knows of what was counted.
+/// What the daemon knows of what was counted, and of whom it may be said that anything was: a responder that was broken into
+/// invents counts at most, and no instances.
 pub(super) struct Books<'a> {
     pub(super) desired: &'a Desired,
+    /// Who was removed, and what was counted for them at last is not said yet.
+    pub(super) leaving: &'a mut HashMap<u32, InstanceId>,
     pub(super) counted: &'a mut BTreeMap<u32, Counters>,
     pub(super) meter: &'a Meter,
 }
 
 impl Books<'_> {
     /// Enters what a responder says. Of instances that are gone nothing is kept by their slot.
-    fn enter(&mut self, said: &[Counted]) {
-        self.meter.observe(said);
-        for one in said {
+    fn enter(&mut self, mut said: Vec<Counted>) {
+        said.retain(|one| self.knows(one));
+        self.meter.observe(&said);
+        for one in &said {
             if self.desired.id_of(one.slot) == Some(one.id) {
                 self.counted.insert(one.slot, one.counters);
             }
         }
+    }
+
+    /// Enters what a responder says at last.
+    fn close(&mut self, mut at_last: Vec<Counted>) {
+        at_last.retain(|one| self.knows(one));
+        self.meter.observe(&at_last);
+        self.meter.close(&at_last);
+        for one in &at_last {
+            self.leaving.remove(&one.slot);
+        }
+    }
+
+    fn knows(&self, one: &Counted) -> bool {
+        let id = Some(one.id);
+        self.desired.id_of(one.slot) == id
+            || self.leaving.get(&one.slot).copied() == id
+            || self.meter.id_of(one.slot) == id
     }
 }
 
@@ -142,16 +167,45 @@ impl Line {
                 }
             }
             FromResponder::Counters(now) => {
-                books.enter(&now);
+                books.enter(now);
                 self.answer(books.counted);
             }
-            FromResponder::Changed(now) => books.enter(&now),
-            FromResponder::Gone(at_last) => {
-                books.meter.observe(&at_last);
-                books.meter.close(&at_last);
-            }
+            FromResponder::Changed(now) => books.enter(now),
+            FromResponder::Gone(at_last) => books.close(at_last),
             FromResponder::Sign(slot) => self.unsigned.push(slot),
             FromResponder::Alive(_) => self.silences = 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{instance::UnixMillis, metrics::ledger::Ledger};
+
+    #[test]
+    fn a_responder_invents_no_instances() {
+        let id = |number| InstanceId::from_digest(&[number; 9]);
+        let said = |slot, number| Counted {
+            slot,
+            id: id(number),
+            counters: Counters::from_words(&[1, 0, 1, 0, 0]),
+        };
+        let meter = Meter::new(Ledger::default(), || UnixMillis(0));
+        let mut leaving = HashMap::from([(2, id(2))]);
+        let mut counted = BTreeMap::new();
+        let mut books = Books {
+            desired: &Desired::default(),
+            leaving: &mut leaving,
+            counted: &mut counted,
+            meter: &meter,
+        };
+        books.enter(vec![said(1, 1), said(2, 3), said(2, 2)]);
+        books.close(vec![said(2, 2), said(3, 4)]);
+        // What was said at last is said once.
+        books.close(vec![said(2, 2)]);
+        let unkept: Vec<_> = meter.unkept().into_iter().collect();
+        assert_eq!(unkept, [id(2)]);
+        assert_eq!((leaving.len(), counted.len()), (0, 0));
     }
 }

@@ -184,6 +184,7 @@ impl Responder {
             failed_starts: 0,
             counted: BTreeMap::new(),
             meter,
+            leaving: HashMap::new(),
             retiring: JoinSet::new(),
             draining: tell_draining,
             signing: Signing::new(signer),
@@ -320,6 +321,8 @@ struct Supervisor {
     counted: BTreeMap<u32, Counters>,
     /// The same, by the minute, and of instances that are gone too.
     meter: Meter,
+    /// Who was removed while a responder is still to say what it counted for them at last, by slot.
+    leaving: HashMap<u32, InstanceId>,
     /// Responders that finish what is under way. Each ends with what it counted since another took over.
     retiring: JoinSet<Vec<Counted>>,
     /// How many these are, for whoever waits for their end.
@@ -419,8 +422,10 @@ impl Supervisor {
             desired,
             counted,
             meter,
+            leaving,
             ..
         } = self;
+        leaving.clear();
         counted.retain(|slot, _| desired.id_of(*slot).is_some());
         meter.close_unless(|slot, id| desired.id_of(slot) == Some(id));
     }
@@ -448,7 +453,12 @@ impl Supervisor {
                 id: known.id,
                 counters: known.counters,
             });
-            self.meter.resume(&counted.collect::<Vec<_>>());
+            let is_known = |one: &Counted| {
+                let ids = [self.desired.id_of(one.slot), self.meter.id_of(one.slot)];
+                ids.contains(&Some(one.id))
+            };
+            self.meter
+                .resume(&counted.filter(is_known).collect::<Vec<_>>());
             self.inform(&mut line, &told).await?;
             Ok(line)
         };
@@ -540,6 +550,7 @@ impl Supervisor {
     fn books(&mut self) -> Books<'_> {
         Books {
             desired: &self.desired,
+            leaving: &mut self.leaving,
             counted: &mut self.counted,
             meter: &self.meter,
         }
@@ -763,6 +774,9 @@ impl Supervisor {
     }
 
     fn merge(&mut self, update: &Update) {
+        let removed = update.remove.iter();
+        let removed = removed.filter_map(|slot| Some((*slot, self.desired.id_of(*slot)?)));
+        self.leaving.extend(removed);
         self.desired.merge(update);
         for slot in &update.remove {
             self.counted.remove(slot);
