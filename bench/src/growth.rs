@@ -111,8 +111,8 @@ impl Measured {
 }
 
 /// A host with its guests, a few of whom can be asked.
-struct Town {
-    host: Host,
+pub(crate) struct Town {
+    pub(crate) host: Host,
     count: u32,
     /// The other ends of all other pairs.
     _far_ends: Namespace,
@@ -126,7 +126,7 @@ struct Sample {
 }
 
 impl Town {
-    fn build(count: u32) -> anyhow::Result<Self> {
+    pub(crate) fn build(count: u32) -> anyhow::Result<Self> {
         let mut host = Host::new().context("network namespaces take root and `ip`")?;
         let far_ends = Namespace::new();
         for namespace in [host.namespace(), &far_ends] {
@@ -167,10 +167,8 @@ impl Town {
         })
     }
 
-    /// Starts the daemon, makes sure that all are served, and stops it.
-    fn start(&self) -> anyhow::Result<Start> {
-        let daemon = self.host.start();
-        let seconds = daemon.ready_after().as_secs_f64();
+    /// Makes sure that all are served.
+    pub(crate) fn check_served(&self) -> anyhow::Result<()> {
         for sample in &self.samples {
             sample.ask()?;
         }
@@ -181,6 +179,14 @@ impl Town {
             "{served} of {} are served",
             self.count
         );
+        Ok(())
+    }
+
+    /// Starts the daemon, makes sure that all are served, and stops it.
+    fn start(&self) -> anyhow::Result<Start> {
+        let daemon = self.host.start();
+        let seconds = daemon.ready_after().as_secs_f64();
+        self.check_served()?;
         let start = Start {
             seconds,
             daemon_kib: ProcessStatus::of(daemon.pid()).resident_kib() as f64,

@@ -3,6 +3,7 @@
 //! Everything runs in network namespaces of its own, made with the harness of the integration tests; the machine's own
 //! network is not touched, and nothing is left behind.
 
+mod control_api;
 mod cpu;
 mod foreign;
 mod growth;
@@ -31,7 +32,7 @@ use options::{Figure, Options};
 use plain::FixedAnswer;
 use results::{Machine, Results, Row};
 
-/// Measure requests, foreign packets, memory and start; `cargo xtask bench` builds and starts this
+/// Measure requests, foreign packets, memory, start and the control API; `cargo xtask bench` builds and starts this
 #[derive(Debug, Parser)]
 #[command(name = "imds-bench", args_conflicts_with_subcommands = true, after_help = options::EXAMPLES)]
 struct Cli {
@@ -76,6 +77,7 @@ struct Extent {
     requests: requests::Extent,
     foreign: foreign::Extent,
     growth: growth::Extent,
+    control_api: control_api::Extent,
 }
 
 const FULL: Extent = Extent {
@@ -92,6 +94,12 @@ const FULL: Extent = Extent {
         counts: [1, 100, 10_000],
         starts: 3,
     },
+    control_api: control_api::Extent {
+        count: 10_000,
+        page: 1000,
+        calls: 51,
+        starts: 3,
+    },
 };
 
 const QUICK: Extent = Extent {
@@ -105,6 +113,12 @@ const QUICK: Extent = Extent {
     },
     growth: growth::Extent {
         counts: [1, 20, 200],
+        starts: 1,
+    },
+    control_api: control_api::Extent {
+        count: 100,
+        page: 20,
+        calls: 5,
         starts: 1,
     },
 };
@@ -153,6 +167,9 @@ fn rows(options: &Options, extent: &Extent, cpus: &Cpus) -> anyhow::Result<Vec<R
     // Last, because the kernel takes a while to remove ten thousand interfaces.
     if wanted(&Figure::D) {
         rows.extend(growth::measure(extent.growth)?);
+    }
+    if wanted(&Figure::E) {
+        rows.extend(control_api::measure(extent.control_api)?);
     }
     Ok(rows)
 }
@@ -246,7 +263,8 @@ mod tests {
         assert_eq!(only(&[]), Some(vec![]));
         assert_eq!(only(&["--only", "a,c"]), Some(vec![Figure::A, Figure::C]));
         assert_eq!(only(&["--only", "d", "--quick"]), Some(vec![Figure::D]));
-        assert_eq!(only(&["--only", "e"]), None);
+        assert_eq!(only(&["--only", "e"]), Some(vec![Figure::E]));
+        assert_eq!(only(&["--only", "f"]), None);
         assert_eq!(only(&["--rounds", "2"]), None);
     }
 

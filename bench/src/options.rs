@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench                            all of it, about five minutes
+  cargo xtask bench                            all of it, about eight minutes
   cargo xtask bench --only c                   what foreign packets cost
   cargo xtask bench --only a,b --rounds 101    requests, with more rounds than usual
   cargo xtask bench --quick                    does everything run? its figures mean nothing
@@ -14,7 +14,7 @@ Nothing else should run on the machine meanwhile. docs/performance.md explains t
 /// Options of a run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only these figures: a, b, c, d
+    /// Only these figures: a, b, c, d, e
     #[arg(long, value_name = "FIGURES", value_delimiter = ',')]
     pub(crate) only: Vec<Figure>,
     /// Only the cases of a and b whose names contain this, such as `16 connections`
@@ -42,4 +42,6 @@ pub(crate) enum Figure {
     C,
     /// Memory and start with many instances
     D,
+    /// The control API with many instances
+    E,
 }

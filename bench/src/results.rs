@@ -60,8 +60,10 @@ pub(crate) struct Detail {
 pub(crate) enum Unit {
     Ratio,
     Nanoseconds,
+    Milliseconds,
     Seconds,
     Bytes,
+    Megabytes,
 }
 
 /// What is wanted of a value.
@@ -175,8 +177,10 @@ impl Unit {
         match self {
             Self::Ratio => format!("{value:.3}"),
             Self::Nanoseconds => format!("{value:.1} ns"),
+            Self::Milliseconds => format!("{value:.2} ms"),
             Self::Seconds => format!("{value:.2} s"),
             Self::Bytes => format!("{} B", grouped(value.round())),
+            Self::Megabytes => format!("{value:.1} MB"),
         }
     }
 }
@@ -193,6 +197,7 @@ impl Figure {
             }
             Self::C => "(c) a foreign packet's cost over an empty program",
             Self::D => "(d) many instances: memory of both processes, start until all are served",
+            Self::E => "(e) the control API with many instances, and their store",
         }
     }
 }
@@ -204,6 +209,7 @@ impl Serialize for Figure {
             Self::B => "b",
             Self::C => "c",
             Self::D => "d",
+            Self::E => "e",
         })
     }
 }

@@ -2,14 +2,23 @@
 //!
 //! The API runs in the test's own process, on a loopback address.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use imds_tests::{Address, Host as TestHost, INSTANCE_ID, has_command, path_of, skip};
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{
+    SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
+};
+use aws_sigv4::sign::v4;
+use imds_tests::{
+    Address, Api as Client, Host as TestHost, INSTANCE_ID, Random, has_command, path_of, skip,
+};
 use imds_user::api::attend::attend;
 use imds_user::api::ec2;
 use imds_user::api::ec2::settle::Others;
@@ -659,6 +668,176 @@ if sys.argv[1] == "whole":
     }
 }
 
+/// A call as it goes over the wire, signed by AWS's signer.
+fn signed_call(running: &Running, is_presigned: bool) -> Vec<u8> {
+    let key = running.key(KeyRole::Admin);
+    let credentials = Credentials::new(&*key.id, key.secret.expose(), None, None, "test");
+    let identity = credentials.into();
+    let form = "Action=ModifyInstanceMetadataOptions&Version=2016-11-15&HttpTokens=required&InstanceId=i-0123456789abcdef0";
+    let mut settings = SigningSettings::default();
+    if is_presigned {
+        settings.signature_location = SignatureLocation::QueryParams;
+        settings.expires_in = Some(Duration::from_secs(600));
+    }
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name("ec2")
+        .time(SystemTime::now())
+        .settings(settings)
+        .build()
+        .unwrap()
+        .into();
+    let host = running.address.to_string();
+    let (method, query, body) = match is_presigned {
+        true => ("GET", form, ""),
+        false => ("POST", "", form),
+    };
+    let mut headers = vec![("host".to_owned(), host.clone())];
+    if !is_presigned {
+        let kind = "application/x-www-form-urlencoded; charset=utf-8".to_owned();
+        headers.push(("content-type".to_owned(), kind));
+    }
+    let mut target = format!("/?{query}").trim_end_matches('?').to_owned();
+    let given = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let body_to_sign = SignableBody::Bytes(body.as_bytes());
+    let uri = format!("http://{host}{target}");
+    let signable = SignableRequest::new(method, uri, given, body_to_sign).unwrap();
+    let (signed, _) = sign(signable, &params).unwrap().into_parts();
+    let (more, query) = signed.into_parts();
+    for header in more {
+        headers.push((header.name().to_owned(), header.value().to_owned()));
+    }
+    for (name, value) in query {
+        let value: String = value
+            .bytes()
+            .map(|byte| match byte {
+                byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                    char::from(byte).to_string()
+                }
+                byte => format!("%{byte:02X}"),
+            })
+            .collect();
+        target.push_str(&format!("&{name}={value}"));
+    }
+    let headers = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"));
+    format!(
+        "{method} {target} HTTP/1.1\r\n{}\r\n{body}",
+        headers.collect::<String>()
+    )
+    .into_bytes()
+}
+
+/// Sends bytes as they are, and with the length of their body, and returns the status of the answer, if there is one.
+fn send_raw(running: &Running, request: &[u8]) -> Option<u16> {
+    use std::io::{Read, Write};
+    let end = request.windows(4).position(|part| part == b"\r\n\r\n");
+    // A head that does not end is waited for.
+    let patience = Duration::from_millis(if end.is_some() { 10_000 } else { 100 });
+    let n_body = end.map_or(0, |end| request.len() - end - 4);
+    let line = request.iter().position(|byte| *byte == b'\n');
+    let (first, rest) = request.split_at(line.map_or(0, |at| at + 1));
+    let fields = format!("Connection: close\r\nContent-Length: {n_body}\r\n");
+    let mut stream = TcpStream::connect(running.address).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
+    // A server that has enough may end the connection before it has all.
+    let _sent = stream.write_all(&[first, fields.as_bytes(), rest].concat());
+    let mut reply = Vec::new();
+    let _read = stream.read_to_end(&mut reply);
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    reply.split(' ').nth(1)?.parse().ok()
+}
+
+/// Whatever byte of a call is another, in its first line, the names and values of its headers or its body, nothing comes of it,
+/// unless it says the same as before: as `Host` and `host` do, or `%2f` and `%2F`.
+#[test]
+fn a_call_of_which_one_byte_is_another_has_no_effect() {
+    const EACH: usize = 5000;
+    let running = Running::start();
+    let random = Random::by_time();
+    let says_the_same = |one: &[u8], other: &[u8]| {
+        // The test's own reading. Spaces around a value, the version of HTTP, and the case of names and of escapes are nothing.
+        let meaning = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            let (head, body) = text.split_once("\r\n\r\n")?;
+            let (first, fields) = head.split_once("\r\n")?;
+            let words: Vec<_> = first.split(' ').collect();
+            let [method, target, "HTTP/1.1" | "HTTP/1.0"] = words[..] else {
+                return None;
+            };
+            let target = target.replace("%2f", "%2F").replace("%3b", "%3B");
+            let mut fields: Vec<(String, String)> = fields
+                .split("\r\n")
+                .map(|field| {
+                    let (name, value) = field.split_once(':')?;
+                    let words: Vec<_> = value
+                        .split([' ', '\t'])
+                        .filter(|word| !word.is_empty())
+                        .collect();
+                    Some((name.to_ascii_lowercase(), words.join(" ")))
+                })
+                .collect::<Option<_>>()?;
+            fields.sort();
+            Some((method.to_owned(), target, fields, body.to_owned()))
+        };
+        let meaning_of_one = meaning(one);
+        meaning_of_one.is_some() && meaning_of_one == meaning(other)
+    };
+    let n_done = || {
+        let history = running.history().into_iter();
+        history
+            .filter(|entry| &*entry.what == "ec2:ModifyInstanceMetadataOptions")
+            .count()
+    };
+    let mut n_whole = 0;
+    for is_presigned in [false, true] {
+        let call = signed_call(&running, is_presigned);
+        assert_eq!(
+            send_raw(&running, &call),
+            Some(200),
+            "{}",
+            String::from_utf8_lossy(&call)
+        );
+        n_whole += 1;
+        for _ in 0..EACH {
+            let mut changed = call.clone();
+            let at = random.below(changed.len());
+            let other = random.next().to_le_bytes()[0];
+            // Half of them by one bit, as lines and memory do it, and half by any other byte.
+            changed[at] ^= if random.below(2) == 0 {
+                1 << random.below(8)
+            } else {
+                other.max(1)
+            };
+            let status = send_raw(&running, &changed);
+            if status == Some(200) {
+                n_whole += 1;
+                assert!(
+                    says_the_same(&call, &changed),
+                    "IMDS_TEST_SEED={}: {}",
+                    random.seed(),
+                    String::from_utf8_lossy(&changed)
+                );
+            } else {
+                assert!(
+                    status.is_none_or(|status| (400..500).contains(&status)),
+                    "{status:?}"
+                );
+            }
+        }
+    }
+    assert_eq!(n_done(), n_whole, "calls in the history");
+    println!(
+        "{} calls of which one byte was another: {} said the same",
+        2 * EACH,
+        n_whole - 2
+    );
+}
+
 #[test]
 fn it_is_offered_to_this_machine_alone() {
     let runtime = Runtime::new().unwrap();
@@ -1058,4 +1237,182 @@ fn terraform_makes_hardens_and_removes_an_instance_and_sees_what_others_changed(
 #[test]
 fn terraform_does_the_same_when_it_is_told_to_look_at_nothing_before() {
     check_terraform(SKIPS);
+}
+
+/// Does something in many threads at once, each with a connection of its own.
+fn at_once<T: Send>(
+    running: &Running,
+    n_threads: usize,
+    each: impl Fn(usize, &mut Client) -> T + Sync,
+) -> Vec<T> {
+    let begin = Barrier::new(n_threads);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..n_threads)
+            .map(|number| {
+                let (begin, each) = (&begin, &each);
+                let mut client = Client::connect(running.directory.path()).unwrap();
+                scope.spawn(move || {
+                    begin.wait();
+                    each(number, &mut client)
+                })
+            })
+            .collect();
+        let done = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no thread panics"));
+        done.collect()
+    })
+}
+
+/// What a reply has in elements of this name, each once, sorted.
+fn all_of(reply: &str, element: &str) -> BTreeSet<String> {
+    let (start, end) = (format!("<{element}>"), format!("</{element}>"));
+    let parts = reply.split(&start).skip(1);
+    let parts = parts.filter_map(|part| part.split_once(&end));
+    parts.map(|(inside, _)| inside.to_owned()).collect()
+}
+
+#[test]
+fn the_same_launch_by_many_clients_at_once_launches_once() {
+    const CLIENTS: usize = 8;
+    const ROUNDS: usize = 10;
+    let running = Running::empty();
+    for round in 0..ROUNDS {
+        let launch = format!(
+            "Action=RunInstances&ImageId={}&MinCount=2&MaxCount=2&ClientToken=token-{round}",
+            running.image
+        );
+        let launched = at_once(&running, CLIENTS, |_, client| {
+            all_of(&client.call(&launch).body, "instanceId")
+        });
+        assert_eq!(launched[0].len(), 2);
+        assert!(
+            launched.iter().all(|one| *one == launched[0]),
+            "{launched:?}"
+        );
+        assert_eq!(
+            running.store.read(|view| view.instances().len()),
+            2 * (round + 1)
+        );
+    }
+}
+
+#[test]
+fn launches_at_once_get_addresses_of_their_own() {
+    const CLIENTS: usize = 8;
+    const EACH: usize = 10;
+    let running = Running::empty();
+    let launch = format!(
+        "Action=RunInstances&ImageId={}&MinCount=1&MaxCount=1",
+        running.image
+    );
+    at_once(&running, CLIENTS, |_, client| {
+        (0..EACH).for_each(|_| drop(client.call(&launch)));
+    });
+    let addresses: Vec<_> = running.store.read(|view| {
+        let records = view.instances().values();
+        let addresses = records.map(|record| record.value.spec.primary.private_ipv4s[0].address);
+        addresses.collect()
+    });
+    let different: BTreeSet<_> = addresses.iter().collect();
+    assert_eq!(
+        (addresses.len(), different.len()),
+        (CLIENTS * EACH, CLIENTS * EACH)
+    );
+}
+
+/// Threads by the socket and processes with boto3 change tags and options of one instance, each its own. All of them are there
+/// at the end, and each stands in the history once.
+#[test]
+fn many_clients_that_change_one_instance_lose_nothing_of_each_other() {
+    const THREADS: usize = 6;
+    const PROCESSES: usize = 3;
+    const EACH: usize = 5;
+    let running = Running::start();
+    let instance = "i-0123456789abcdef0";
+    let script = r#"
+import os, sys, boto3
+ec2 = boto3.client("ec2")
+for number in range(int(sys.argv[2])):
+    tag = {"Key": f"process-{sys.argv[1]}-{number}", "Value": "x"}
+    ec2.create_tags(Resources=[os.environ["FILE_INSTANCE"]], Tags=[tag])
+"#;
+    let n_processes = thread::scope(|scope| {
+        let processes: Vec<_> = (0..PROCESSES)
+            .map(|number| {
+                let running = &running;
+                scope.spawn(move || {
+                    let args = ["-c", script, &number.to_string(), &EACH.to_string()];
+                    running.python("boto3", &args)
+                })
+            })
+            .collect();
+        at_once(&running, THREADS, |number, client| {
+            for n in 0..EACH {
+                let key = format!("thread-{number}-{n}");
+                client.call(&format!(
+                    "Action=CreateTags&ResourceId.1={instance}&Tag.1.Key={key}&Tag.1.Value=x"
+                ));
+                // Options, too: each of two threads has one.
+                let option = match number {
+                    0 => format!("HttpPutResponseHopLimit={}", 10 + n),
+                    1 if n % 2 == 0 => "HttpTokens=required".to_owned(),
+                    1 => "HttpTokens=optional".to_owned(),
+                    _ => continue,
+                };
+                client.call(&format!(
+                    "Action=ModifyInstanceMetadataOptions&InstanceId={instance}&{option}"
+                ));
+            }
+        });
+        let outputs = processes
+            .into_iter()
+            .filter_map(|process| process.join().unwrap());
+        let outputs =
+            outputs.inspect(|output| assert!(output.status.success(), "{}", text(output)));
+        outputs.count()
+    });
+    let expected: BTreeSet<String> = (0..THREADS)
+        .map(|number| format!("thread-{number}"))
+        .chain((0..n_processes).map(|number| format!("process-{number}")))
+        .flat_map(|who| (0..EACH).map(move |n| format!("{who}-{n}")))
+        .collect();
+    let record = running
+        .store
+        .read(|view| view.instance(instance.parse().unwrap()).unwrap().clone());
+    let tags: BTreeSet<String> = record
+        .spec
+        .tags
+        .iter()
+        .map(|tag| tag.key.to_string())
+        .collect();
+    assert!(
+        tags.is_superset(&expected),
+        "{:?} are lost",
+        expected.difference(&tags)
+    );
+    let options = record.spec.options;
+    assert_eq!(
+        options.http_put_response_hop_limit.get(),
+        10 + EACH as u8 - 1
+    );
+    assert_eq!(options.http_tokens, TokenUse::Required);
+    let history = running.history();
+    let n_entries = |what: &str| {
+        let entries = history
+            .iter()
+            .filter(|entry| &*entry.what == what && !entry.changes.is_empty());
+        entries.count()
+    };
+    assert_eq!(n_entries("ec2:CreateTags"), expected.len());
+    assert_eq!(n_entries("ec2:ModifyInstanceMetadataOptions"), 2 * EACH);
+    for key in &expected {
+        let entries = history.iter().filter(|entry| {
+            let changes = entry.changes.iter().map(ToString::to_string);
+            changes
+                .into_iter()
+                .any(|change| change.contains(key.as_str()))
+        });
+        assert_eq!(entries.count(), 1, "entries about {key}");
+    }
 }

@@ -20,11 +20,12 @@ use crate::{
 #[path = "../../bench/src/options.rs"]
 mod options;
 
-/// Measure what the service costs: requests, foreign packets, memory, start
+/// Measure what the service costs: requests, foreign packets, memory, start, the control API
 ///
 /// (a) Requests a second and their times through the whole path over those of the same responder on a bare veth pair, and
 /// (b) over those of a plain hyper server there; (c) nanoseconds that a foreign packet costs over an empty program; (d)
-/// memory and time to start with 1, 100 and 10,000 instances. Prints a table, writes JSON, and fails when a figure of (a)
+/// memory and time to start with 1, 100 and 10,000 instances; (e) calls of the control API, a start and the store with 10,000
+/// instances. Prints a table, writes JSON, and fails when a figure of (a)
 /// is below 0.90. Needs root, and a machine that does nothing else. Everything happens in network namespaces.
 #[derive(Debug, clap::Args)]
 #[command(after_help = options::EXAMPLES)]

@@ -9,7 +9,7 @@ use super::query::Params;
 use super::xml::Xml;
 use crate::config::Ground;
 use crate::instance::{AccountId, UnixMillis, UnixSeconds};
-use crate::store::{Key, KeyRole, Record, View, Who};
+use crate::store::{Key, KeyRole, Kind, Record, View, Who};
 
 /// Who calls, by the key that they signed with or the user that they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Records that must still be what they were, though they stay.
     pub relies_on: Vec<Key>,
+    /// Kinds of which every record must still be what it was, and no other be there.
+    pub relies_on_all: Vec<Kind>,
     /// The record that the call was about, for the history: where nothing changes too.
     pub about: Option<Key>,
 }

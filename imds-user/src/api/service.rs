@@ -362,6 +362,9 @@ fn transaction(view: &View, note: &Note, outcome: &Outcome) -> Result<Transactio
     for key in &outcome.relies_on {
         draft.rely_on(key.clone());
     }
+    for kind in &outcome.relies_on_all {
+        draft.rely_on_all(*kind);
+    }
     Ok(draft.finish())
 }
 

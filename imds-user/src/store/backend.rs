@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::history::{Entry, NewEntry};
-use super::record::{Key, RecordError};
+use super::record::{Key, Kind, RecordError};
 use crate::instance::InstanceId;
 use crate::metrics::{Base, Batch, Counts, Minute};
 
@@ -48,6 +48,9 @@ pub struct State {
 pub struct Transaction {
     /// Keys, and the revision that must have written them last; none: the key must not be there.
     pub expected: Vec<(Key, Option<Revision>)>,
+    /// Kinds of which no key may have been written since, whichever: who chooses something that nobody else has looked at
+    /// all of them.
+    pub expected_of_all: Vec<(Kind, Revision)>,
     /// Keys and their new values; none deletes.
     pub writes: Vec<(Key, Option<Vec<u8>>)>,
     /// What is noted of it.

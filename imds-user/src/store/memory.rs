@@ -56,6 +56,13 @@ impl Backend for Memory {
                 return Err(CommitError::Conflict(key.clone()));
             }
         }
+        for (kind, revision) in &transaction.expected_of_all {
+            let mut items = self.items.iter();
+            if let Some((key, _)) = items.find(|(key, (_, at))| key.kind == *kind && at > revision)
+            {
+                return Err(CommitError::Conflict(key.clone()));
+            }
+        }
         if !transaction.writes.is_empty() {
             self.revision.0 += 1;
         }

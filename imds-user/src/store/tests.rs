@@ -501,6 +501,9 @@ fn sqlite_is_what_the_model_is() {
                 draft.put(&record(web)).unwrap();
             }
         }
+        if random.below(4) == 0 {
+            draft.rely_on_all(Kind::Instance);
+        }
         let transaction = draft.finish();
         let (one, other) = (sqlite.commit(&transaction), memory.commit(&transaction));
         assert_eq!(one.as_ref().ok(), other.as_ref().ok(), "round {round}");
@@ -617,4 +620,30 @@ fn a_file_that_is_none_of_ours_is_let_be() {
         &path,
         "was written by a newer imds (its schema is 99, this one knows up to 2)",
     );
+}
+
+#[test]
+fn who_looked_at_all_of_a_kind_is_too_late_when_another_is_there() {
+    on_each(|store| {
+        let launch = |view: &View, name: &str| {
+            let mut draft = view.draft(note("launch"));
+            draft.put(&record(instance(name))).unwrap();
+            draft.rely_on_all(Kind::Instance);
+            draft.finish()
+        };
+        let early = launch(&view_of(store), "bb");
+        let first = launch(&view_of(store), "a");
+        store.commit(&first).unwrap();
+        let outcome = store.commit(&early);
+        assert!(
+            matches!(&outcome, Err(CommitError::Conflict(key)) if key.kind == Kind::Instance),
+            "{outcome:?}"
+        );
+        // What is written of another kind is nothing to it.
+        let now = launch(&view_of(store), "bb");
+        let defaults = Record::Defaults(AccountDefaults::default());
+        let other = put(&view_of(store), &[defaults]);
+        store.commit(&other).unwrap();
+        store.commit(&now).unwrap();
+    });
 }

@@ -325,6 +325,12 @@ impl Draft<'_> {
         self.transaction.expected.push((key, revision));
     }
 
+    /// Makes it a condition that no record of a kind was written since, not even a new one.
+    pub fn rely_on_all(&mut self, kind: Kind) {
+        let expected = (kind, self.of.revision());
+        self.transaction.expected_of_all.push(expected);
+    }
+
     /// Whether there is nothing to be written.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -25,7 +25,7 @@ use crate::instance::{
 use crate::launch::plan::{self, Names};
 use crate::life::Life;
 use crate::store::record::{Attributes, Launch, Machine, StateReason, Transition};
-use crate::store::{Digest, InstanceRecord, Owner, Record};
+use crate::store::{Digest, InstanceRecord, Key, Kind, Owner, Record};
 
 /// What EC2 takes for the type where none is given.
 const DEFAULT_TYPE: &str = "m1.small";
@@ -48,6 +48,9 @@ pub(super) fn run(call: &Call<'_>) -> Result<Outcome, Refusal> {
     let order = Order::read(call, parameters)?;
     let records = order.records(call)?;
     let mut outcome = reply(call, &records);
+    // Nobody else may have launched with this token, or taken one of these addresses.
+    outcome.relies_on_all.push(Kind::Instance);
+    outcome.relies_on.push(Key::defaults());
     let records = records.into_iter();
     outcome.changes = records
         .map(|record| Change::Put(Record::Instance(Box::new(record))))

@@ -305,6 +305,7 @@ fn commit(
     // At once the one who writes: a condition that was read before others wrote would be none.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     check(&transaction, &wanted.expected)?;
+    check_all(&transaction, &wanted.expected_of_all)?;
     let (last, _) = numbers(&transaction)?;
     let revision = if wanted.writes.is_empty() {
         last
@@ -330,6 +331,21 @@ fn check(connection: &Connection, expected: &[(Key, Option<Revision>)]) -> Resul
             .optional()?;
         if found != *expected {
             return Err(Trouble::Conflict(key.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_all(connection: &Connection, expected: &[(Kind, Revision)]) -> Result<(), Trouble> {
+    // By the index of revisions: there are few later ones, if any.
+    let mut statement =
+        connection.prepare("SELECT name FROM record WHERE revision > ?1 AND kind = ?2 LIMIT 1")?;
+    for (kind, revision) in expected {
+        let later: Option<Box<str>> = statement
+            .query_row(params![signed(revision.0), kind.as_str()], |row| row.get(0))
+            .optional()?;
+        if let Some(name) = later {
+            return Err(Trouble::Conflict(Key::new(*kind, &name)));
         }
     }
     Ok(())
