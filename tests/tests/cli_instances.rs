@@ -181,7 +181,7 @@ fn one_that_is_added_before_its_interface_is_served_when_that_comes() {
         "instance add late --port veth-late --http-tokens required",
     );
     assert!(
-        added.contains("waits for its interface veth-late"),
+        added.contains("waits for its port: interface veth-late is not there"),
         "{added}"
     );
     let late = host.guest("late").routed("10.0.0.10").unregistered().up();
@@ -203,13 +203,14 @@ fn one_that_is_added_before_its_interface_is_served_when_that_comes() {
     check_wrong(
         &host,
         "instance add x --port veth-x --type t3.mcro",
-        &["t3.mcro"],
+        &["t3.mcro", "did you mean `t3.micro`?"],
     );
     check_wrong(
         &host,
         "instance add x --port veth-x --image ami-12345678",
-        &["ami-12345678"],
+        &["ami-12345678", "did you mean `ami-"],
     );
+    check_wrong(&host, "instance add x --port lo", &["lo", "Ethernet"]);
     check_wrong(&host, "instance remove laet", &["did you mean `late`?"]);
 }
 

@@ -2,12 +2,13 @@
 //! instead of a document. So every rule is in one place, whoever asks.
 
 use super::call::{Action, Call, Caller, Change as Write, answer};
+use super::ec2;
 use super::fault::Refusal;
 use super::query::Query;
 use super::service::{Api, entropy, now};
 use crate::store::apply::{Action as Became, Change};
 use crate::store::history::difference;
-use crate::store::{AccountDefaults, Key, KeyRole, Kind, Note, Record, StoreError, View, Who};
+use crate::store::{Key, KeyRole, Kind, Note, Record, StoreError, View, Who};
 
 /// One action that is ordered.
 pub struct Order {
@@ -28,12 +29,18 @@ pub struct Orderer {
 /// Why nothing is done.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// In EC2's words.
-    #[error("{}", .0.message)]
-    Refused(#[from] Refusal),
+    /// In EC2's words, and what was probably meant.
+    #[error("{}{}", .0.message, .1.as_ref().map(|meant| format!("; {meant}")).unwrap_or_default())]
+    Refused(Refusal, Option<String>),
     /// It cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<Refusal> for OrderError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal, None)
+    }
 }
 
 impl Api {
@@ -76,7 +83,10 @@ impl Api {
                     entropy: entropy.clone(),
                     request_id: "",
                 };
-                let outcome = answer(order.action, &call)?;
+                let outcome = answer(order.action, &call).map_err(|refusal| {
+                    let meant = ec2::meant(&refusal, &call.params, self.ground());
+                    OrderError::Refused(refusal, meant)
+                })?;
                 for write in &outcome.changes {
                     changes.extend(told(view, write));
                     match write {
@@ -94,7 +104,7 @@ impl Api {
             return self.store().read(decide).map(|(_, changes)| changes);
         }
         let outcome = self.store().update(decide).await;
-        if let Err(OrderError::Refused(refusal)) = &outcome {
+        if let Err(OrderError::Refused(refusal, _)) = &outcome {
             self.store()
                 .note(note.of_call(None, Some(refusal.code.as_str())));
         }
@@ -109,11 +119,7 @@ fn told(view: &View, write: &Write) -> Option<Change> {
         Write::Remove(key) => (key.clone(), None),
     };
     let before = view.record(&key).map(|(_, record)| record);
-    // Nobody cares whether there was a record before the first preference.
-    let before = match key.kind {
-        Kind::Defaults => before.or(Some(Record::Defaults(AccountDefaults::default()))),
-        _ => before,
-    };
+    let before = before.or_else(|| Record::absent(&key));
     let instance_id = match key.kind {
         Kind::Instance | Kind::Life => key.name.parse().ok(),
         _ => None,

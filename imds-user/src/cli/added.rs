@@ -12,7 +12,7 @@ use base64::Engine as _;
 use imds_user::config::port_by::NetnsName;
 use imds_user::config::{PortBy, PortName};
 use imds_user::control::client::{self, ClientError};
-use imds_user::control::{InstanceReport, Ordered, Parameters, PortState, Request};
+use imds_user::control::{InstanceReport, Ordered, Parameters, Request};
 use imds_user::instance::{MacAddress, USER_DATA_BYTES_MAX};
 
 use super::apply::write_change;
@@ -121,14 +121,7 @@ impl Add {
             writeln!(out)?;
             return Ok(());
         }
-        let waits = match &port {
-            PortBy::Name(name) if !self.dry_run => {
-                let report = client::port(state_dir, name.to_string())?;
-                report.state == PortState::Missing
-            }
-            _ => false,
-        };
-        write_added(out, &ordered, &port, waits)?;
+        write_added(out, &ordered, &port)?;
         Ok(())
     }
 
@@ -198,22 +191,18 @@ fn tag(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn write_added(
-    out: &mut dyn Write,
-    ordered: &Ordered,
-    port: &PortBy,
-    waits: bool,
-) -> io::Result<()> {
+fn write_added(out: &mut dyn Write, ordered: &Ordered, port: &PortBy) -> io::Result<()> {
     for change in &ordered.changes {
         write_change(out, change)?;
     }
     if ordered.dry_run {
         return writeln!(out, "\nnothing is added: this was a rehearsal");
     }
-    if waits {
+    let mut instances = ordered.instances.iter();
+    if let Some(why) = instances.find_map(|instance| instance.waits.as_ref()) {
         return writeln!(
             out,
-            "\n{WARNING}waits{WARNING:#} for its interface {BOLD}{port}{BOLD:#}: its guest is served as soon as that is there"
+            "\n{WARNING}waits{WARNING:#} for its port: {why}; its guest is served as soon as it is"
         );
     }
     writeln!(out, "\n{GOOD}in force{GOOD:#} at {BOLD}{port}{BOLD:#}")

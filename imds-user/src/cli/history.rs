@@ -270,7 +270,11 @@ fn called(view: &View, about: &str) -> String {
             Some(record) => record.name.to_string(),
             None => id.to_string(),
         },
-        None => about.to_owned(),
+        None => match about {
+            "defaults/account" => "account defaults".to_owned(),
+            "rest/file" => "[host] and the like".to_owned(),
+            about => about.to_owned(),
+        },
     }
 }
 

@@ -175,10 +175,10 @@ fn write_list(out: &mut dyn Write, instances: &[InstanceReport]) -> io::Result<(
 }
 
 fn state(instance: &InstanceReport) -> Cell {
-    let style = if instance.state == "running" {
-        GOOD
-    } else {
-        WARNING
+    let style = match &*instance.state {
+        "running" => GOOD,
+        "terminated" => DIM,
+        _ => WARNING,
     };
     Cell::styled(&instance.state, style)
 }
@@ -187,6 +187,13 @@ fn state(instance: &InstanceReport) -> Cell {
 fn notes(instance: &InstanceReport) -> Cell {
     let notices = &instance.notices;
     let mut notes = Vec::new();
+    if instance.waits.is_some() {
+        notes.push("waits for its port".to_owned());
+    }
+    let options = instance.metadata_options.as_ref();
+    if options.is_some_and(|options| options.state == "pending") {
+        notes.push("options pending".to_owned());
+    }
     if instance.user_data.is_pending {
         notes.push("user data pending".to_owned());
     }
@@ -224,6 +231,7 @@ fn write_instance(out: &mut dyn Write, instance: &InstanceReport) -> io::Result<
         .collect();
     for (name, value) in [
         ("port", instance.port.clone()),
+        ("waits", instance.waits.clone().unwrap_or_default()),
         ("brought by", brought_by(&instance.owner).to_owned()),
         ("type", instance.instance_type.clone()),
         ("life cycle", instance.life_cycle.clone()),
@@ -260,7 +268,7 @@ fn write_instance(out: &mut dyn Write, instance: &InstanceReport) -> io::Result<
 fn brought_by(owner: &str) -> &str {
     match owner {
         "file" => "the configuration file",
-        "api" => "a call of the API, or `imds instance add`",
+        "api" => "the API or `imds instance add`",
         "admitted" => "`imds admit`",
         "discovered" => "discovery",
         other => other,
@@ -355,6 +363,7 @@ mod tests {
             instance_id: "i-0123456789abcdef0".into(),
             owner: "file".into(),
             port: "vnet1".into(),
+            waits: None,
             state: "stopped".into(),
             instance_type: "r6i.large".into(),
             life_cycle: "on-demand".into(),

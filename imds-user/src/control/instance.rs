@@ -21,6 +21,9 @@ pub struct InstanceReport {
     pub owner: String,
     /// The interface of the host by which its packets come in, or what is waited for; empty if it has none.
     pub port: String,
+    /// Why its guest is not served though it runs: its interface is not there.
+    #[serde(default)]
+    pub waits: Option<String>,
     /// EC2's word for it: `running`, `stopped`, `terminated` …
     pub state: String,
     /// For example `t3.micro`.
@@ -166,7 +169,7 @@ pub struct Done {
 }
 
 /// Where an instance is, which is no fact of the instance itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Whereabouts<'a> {
     /// What commands call it.
     pub name: &'a str,
@@ -174,6 +177,8 @@ pub struct Whereabouts<'a> {
     pub owner: &'a str,
     /// Its interface.
     pub port: &'a str,
+    /// Why it has none, where it waits for one.
+    pub waits: Option<String>,
     /// When it was last published; none if it is not served.
     pub published: Option<UnixSeconds>,
 }
@@ -196,6 +201,7 @@ impl InstanceReport {
             instance_id: instance.id.to_string(),
             owner: text(whereabouts.owner),
             port: text(whereabouts.port),
+            waits: whereabouts.waits,
             state: text(life.state().as_str()),
             instance_type: text(&instance.instance_type),
             life_cycle: text(instance.details().life_cycle.as_str()),
@@ -235,6 +241,7 @@ impl InstanceReport {
             name: &record.name,
             owner: record.owner.as_str(),
             port: port.as_deref().unwrap_or_default(),
+            waits: None,
             published: None,
         };
         let instance = life.over(&record.spec);

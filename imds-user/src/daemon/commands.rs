@@ -247,6 +247,10 @@ impl Daemon {
             name: &guest.name,
             owner: owner_of(guest.origin).as_str(),
             port: &guest.port.name,
+            waits: is_absent(&guest.port)
+                .then(|| self.following.waits.get(&guest.port.name))
+                .flatten()
+                .map(ToString::to_string),
             published: Some(guest.state.at),
         };
         let instance = &guest.state.instance;

@@ -189,6 +189,23 @@ impl Following {
         plan::plan(scene, guests, &self.closed, &rules)
     }
 
+    /// The port that a guest which is not there yet would have.
+    pub(super) async fn place(
+        &self,
+        name: &str,
+        by: &PortBy,
+    ) -> Result<Option<Result<Port, Absence>>, DaemonError> {
+        let surroundings = self
+            .surroundings(std::iter::empty(), std::iter::once(by))
+            .await?;
+        let guest = plan::Guest {
+            name,
+            by,
+            has: None,
+        };
+        Ok(self.plan(&surroundings, &[guest], false).places.pop())
+    }
+
     /// Finds the ports of the guests of a new configuration, and with them of all that are known from elsewhere. What is
     /// served so far keeps its port where nothing speaks against it.
     pub(super) async fn settle(

@@ -10,6 +10,7 @@ use crate::api::order::{Order, OrderError, Orderer};
 use crate::config::PortBy;
 use crate::control::instance::moment;
 use crate::control::{Answer, Done, Ordered, Parameters, PowerAction};
+use crate::discovery::plan::Absence;
 use crate::instance::InstanceId;
 use crate::state::StateDir;
 use crate::store::apply::Change;
@@ -18,7 +19,7 @@ use crate::store::{Changes, Key, Owner, View};
 impl From<OrderError> for Trouble {
     fn from(error: OrderError) -> Self {
         match error {
-            OrderError::Refused(refusal) => Self::Unfit(refusal.message.into_owned()),
+            refused @ OrderError::Refused(..) => Self::Unfit(refused.to_string()),
             OrderError::Store(error) => Self::Broken(error.into()),
         }
     }
@@ -34,7 +35,7 @@ impl Daemon {
         mut parameters: Parameters,
         is_dry_run: bool,
     ) -> Result<Ordered, Trouble> {
-        self.refuse_what_is_served(&name, &port)?;
+        self.refuse_what_is_served(&name, &port).await?;
         let by = Orderer {
             uid,
             what: format!("imds instance add {name}"),
@@ -58,15 +59,25 @@ impl Daemon {
     }
 
     /// Guests that are served without a record have names and ports too.
-    fn refuse_what_is_served(&self, name: &str, port: &PortBy) -> Result<(), Trouble> {
+    async fn refuse_what_is_served(&self, name: &str, port: &PortBy) -> Result<(), Trouble> {
+        let place = match self.following.place(name, port).await? {
+            // To wait for it would be in vain.
+            Some(Err(absence @ Absence::Unfit { .. })) => {
+                return Err(Trouble::Unfit(absence.to_string()));
+            }
+            Some(Ok(place)) => place.ifindex,
+            Some(Err(_)) | None => 0,
+        };
         for guest in self.served.values() {
             let id = guest.state.instance.id;
             if *guest.name == *name {
                 let why = format!("the name `{name}` is that of {id}");
                 return Err(Trouble::Unfit(why));
             }
-            if matches!(port, PortBy::Name(port) if port.as_str() == guest.port.name) {
-                let why = format!("{port} is the port of instance {} ({id})", guest.name);
+            let has_place = place != 0 && guest.port.ifindex == place;
+            if has_place || guest.by == *port {
+                let (port, other) = (&guest.port.name, &guest.name);
+                let why = format!("{port} is the port of instance {other} ({id})");
                 return Err(Trouble::Unfit(why));
             }
         }
@@ -155,7 +166,7 @@ impl Daemon {
     ) -> Result<Ordered, Trouble> {
         let by = Orderer {
             uid,
-            what: format!("imds options set {}", names.join(" ")),
+            what: format!("imds options set {}", some_of(&names)),
         };
         let mut orders = Vec::new();
         for id in &ids {
@@ -259,6 +270,17 @@ impl Daemon {
             changes,
             instances: ids.iter().filter_map(|id| self.describe_id(*id)).collect(),
         })
+    }
+}
+
+/// Names for the history, which need not have thousands.
+fn some_of(names: &[String]) -> String {
+    const NAMED_MAX: usize = 5;
+    let some = names.iter().take(NAMED_MAX).map(String::as_str);
+    let some = some.collect::<Vec<_>>().join(" ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => some,
+        more => format!("{some} and {more} more"),
     }
 }
 

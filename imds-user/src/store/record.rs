@@ -162,6 +162,20 @@ pub struct RecordError {
 }
 
 impl Record {
+    /// What it means that there is no record at a key, where that is something: nothing happened to an instance yet, nobody
+    /// prefers anything.
+    #[must_use]
+    pub fn absent(key: &Key) -> Option<Self> {
+        match key.kind {
+            Kind::Life => {
+                let id = key.name.parse().ok()?;
+                Some(Self::Life(id, Box::new(Life::NOTHING)))
+            }
+            Kind::Defaults => Some(Self::Defaults(AccountDefaults::default())),
+            _ => None,
+        }
+    }
+
     /// Where it is kept.
     #[must_use]
     pub fn key(&self) -> Key {

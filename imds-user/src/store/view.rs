@@ -277,6 +277,7 @@ impl Draft<'_> {
         }
         let value = record.encode()?;
         let old = before.as_ref().map(|(_, before)| before.shown());
+        let old = old.or_else(|| Some(Record::absent(&key)?.shown()));
         let entry = NewEntry {
             note: self.note.clone(),
             about: Some(key.clone()),
@@ -313,7 +314,10 @@ impl Draft<'_> {
         let entry = NewEntry {
             note: self.note.clone(),
             about: Some(key.clone()),
-            changes: difference(Some(&before.shown()), None),
+            changes: difference(
+                Some(&before.shown()),
+                Record::absent(key).map(|absent| absent.shown()).as_ref(),
+            ),
             refused: None,
         };
         self.write(key.clone(), Some(revision), None, entry);

@@ -24,9 +24,25 @@ pub mod types;
 mod tests;
 
 use super::call::Action;
+use super::fault::{Code, Refusal};
+use super::query::Params;
+use crate::config::Ground;
 
 /// Registers an instance whose guest somebody else runs. It is for the command line: EC2 has nothing like it.
 pub const REGISTER: Action = Action::writes("RegisterInstance", register::register);
+
+/// What was probably meant by a value that was refused: for people, whom a list of all types would not help.
+#[must_use]
+pub fn meant(refusal: &Refusal, parameters: &Params<'_>, ground: &Ground) -> Option<String> {
+    let meant = match refusal.code {
+        Code::InvalidInstanceType => types::near(parameters.text("InstanceType")?)?.to_owned(),
+        Code::InvalidAmiIdNotFound | Code::InvalidAmiIdMalformed => {
+            ground.images.first()?.id.to_string()
+        }
+        _ => return None,
+    };
+    Some(format!("did you mean `{meant}`?"))
+}
 
 /// The action of that name.
 #[must_use]

@@ -43,7 +43,8 @@ pub(super) fn register(call: &Call<'_>) -> Result<Outcome, Refusal> {
     for mut record in order.records(&launch)? {
         record.name = name.into();
         record.port = Some(port.clone());
-        record.transition = None;
+        // Somebody runs it, and runs it now.
+        (record.transition, record.machine, record.state_reason) = (None, None, None);
         let primary = &mut record.spec.primary;
         if let Some(mac) = mac {
             primary.mac = mac;

@@ -7,6 +7,7 @@ use super::page::Page;
 use crate::api::call::{Call, Outcome};
 use crate::api::fault::{Code, Refusal};
 use crate::api::xml::Xml;
+use crate::config::nearest::nearest;
 use crate::instance::details::System;
 use crate::instance::instance_type::{architecture, system};
 
@@ -141,6 +142,11 @@ pub(super) fn check(name: &str) -> Result<(), Refusal> {
     Type::of(name).map(drop).ok_or_else(|| no_types(&[name]))
 }
 
+/// A type that may be meant by a name that is none.
+pub(super) fn near(name: &str) -> Option<&'static str> {
+    nearest(name, LISTED)
+}
+
 fn no_types(names: &[&str]) -> Refusal {
     Refusal::new(
         Code::InvalidInstanceType,
@@ -256,6 +262,13 @@ mod tests {
     fn check_type(name: &str, expected: Option<(u32, u64)>) {
         let size = Type::of(name).map(|t| (t.vcpus, t.memory_mib));
         assert_eq!(size, expected, "{name}");
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_near_to_one() {
+        assert_eq!(near("t3.mcro"), Some("t3.micro"));
+        assert_eq!(near("T3-Micro"), Some("t3.micro"));
+        assert_eq!(near("something"), None);
     }
 
     #[test]
