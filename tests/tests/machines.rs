@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use imds_tests::{
-    Daemon, Docker, Host, INSTANCE_ID, Launched, Launcher, eventually, has_command, patience, skip,
-    traces,
+    Api, Daemon, Docker, Host, INSTANCE_ID, Launched, Launcher, Said, eventually, has_command,
+    patience, skip, traces,
 };
 use imds_user::instance::InstanceId;
 use imds_user::launch::order::{Answer, Order};
@@ -35,40 +35,23 @@ fn host() -> Option<Host> {
     Some(host)
 }
 
-/// A call by the Unix socket, as root; the status and what is answered.
-fn ask(host: &Host, form: &str) -> (bool, String) {
-    let mut stream = UnixStream::connect(host.state_dir().join("api.sock")).expect("a daemon");
-    let form = format!("{form}&Version=2016-11-15");
-    let length = form.len();
-    write!(
-        stream,
-        "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{form}"
-    )
-    .expect("the daemon listens");
-    let mut reply = String::new();
-    stream
-        .read_to_string(&mut reply)
-        .expect("the daemon answers");
-    (reply.starts_with("HTTP/1.1 200 OK\r\n"), reply)
+/// A call by the Unix socket, as root.
+fn ask(host: &Host, form: &str) -> Said {
+    let mut api = Api::connect(&host.state_dir()).expect("a daemon");
+    api.try_call(form)
+        .unwrap_or_else(|error| panic!("{form}: {error}"))
 }
 
-fn call(host: &Host, form: &str) -> String {
-    let (is_fine, reply) = ask(host, form);
-    assert!(is_fine, "{form}: {reply}");
-    reply
+fn call(host: &Host, form: &str) -> Said {
+    let said = ask(host, form);
+    assert_eq!(said.status, 200, "{form}: {}", said.body);
+    said
 }
 
-/// What stands in the first element of this name.
-fn field(xml: &str, name: &str) -> Option<String> {
-    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
-    let start = xml.find(&open)? + open.len();
-    let end = xml[start..].find(&close)?;
-    Some(xml[start..start + end].to_owned())
-}
-
-fn fields(xml: &str, name: &str) -> Vec<String> {
+/// What stands in every element of this name.
+fn all(said: &Said, name: &str) -> Vec<String> {
     let open = format!("<{name}>");
-    let parts = xml.split(&open).skip(1);
+    let parts = said.body.split(&open).skip(1);
     let texts = parts.filter_map(|part| part.split('<').next());
     texts.map(str::to_owned).collect()
 }
@@ -76,15 +59,14 @@ fn fields(xml: &str, name: &str) -> Vec<String> {
 /// The id of the image of this name.
 fn image(host: &Host, name: &str) -> Option<String> {
     let form = format!("Action=DescribeImages&Filter.1.Name=name&Filter.1.Value.1={name}");
-    field(&call(host, &form), "imageId")
+    call(host, &form).element("imageId").map(str::to_owned)
 }
 
 /// Launches instances, with more parameters.
 fn run(host: &Host, n: usize, more: &str) -> Vec<InstanceId> {
     let image = image(host, "imds-guest").expect("an image");
     let form = format!("Action=RunInstances&ImageId={image}&MinCount={n}&MaxCount={n}{more}");
-    let reply = call(host, &form);
-    let ids = fields(&reply, "instanceId");
+    let ids = all(&call(host, &form), "instanceId");
     ids.iter().map(|id| id.parse().expect("an id")).collect()
 }
 
@@ -100,7 +82,7 @@ fn with_user_data(script: &str) -> String {
     format!("&UserData={text}")
 }
 
-fn describe(host: &Host, id: InstanceId) -> String {
+fn describe(host: &Host, id: InstanceId) -> Said {
     call(host, &format!("Action=DescribeInstances&InstanceId.1={id}"))
 }
 
@@ -109,23 +91,28 @@ fn act(host: &Host, action: &str, id: InstanceId) {
 }
 
 fn state(host: &Host, id: InstanceId) -> String {
-    let reply = describe(host, id);
-    let state = field(&reply, "instanceState").expect("a state");
-    field(&state, "name").expect("its name")
+    state_in(&describe(host, id))
+}
+
+fn state_in(said: &Said) -> String {
+    let state = said.element("instanceState").expect("a state");
+    let (_, name) = state.split_once("<name>").expect("its name");
+    name.trim_end_matches("</name>").to_owned()
 }
 
 /// Waits for a state, and returns what the API says then.
-fn until(host: &Host, id: InstanceId, wanted: &str) -> String {
+fn until(host: &Host, id: InstanceId, wanted: &str) -> Said {
     let deadline = Instant::now() + patience(WITHIN);
     loop {
-        let reply = describe(host, id);
-        let found = state(host, id);
+        let said = describe(host, id);
+        let found = state_in(&said);
         if found == wanted {
-            return describe(host, id);
+            return said;
         }
         assert!(
             Instant::now() < deadline,
-            "{id} is {found}, not {wanted}: {reply}"
+            "{id} is {found}, not {wanted}: {}",
+            said.body
         );
         thread::sleep(Duration::from_millis(20));
     }
@@ -133,8 +120,11 @@ fn until(host: &Host, id: InstanceId, wanted: &str) -> String {
 
 /// The guest of an instance, by what the API says of it.
 fn guest(host: &Host, id: InstanceId) -> Launched {
-    let reply = describe(host, id);
-    let of = |name| field(&reply, name).unwrap_or_else(|| panic!("no {name}: {reply}"));
+    let said = describe(host, id);
+    let of = |name| {
+        said.element(name)
+            .unwrap_or_else(|| panic!("no {name}: {}", said.body))
+    };
     let state_dir = host.state_dir().canonicalize().expect("it is there");
     let name = of("privateDnsName");
     let spec = Spec {
@@ -156,7 +146,9 @@ fn told(host: &Host, guest: &Launched, path: &str) -> String {
 }
 
 fn reason(host: &Host, id: InstanceId) -> Option<String> {
-    field(&field(&describe(host, id), "stateReason")?, "code")
+    let said = describe(host, id);
+    let (_, code) = said.element("stateReason")?.split_once("<code>")?;
+    Some(code.split_once("</code>")?.0.to_owned())
 }
 
 fn launch(host: &Host) -> (Daemon, Launcher) {
@@ -180,12 +172,8 @@ fn an_instance_that_is_run_is_a_guest_that_is_what_the_api_says() {
     assert_eq!(state(&host, id), "pending");
     let shown = until(&host, id, "running");
     println!("from RunInstances to running: {:?}", begun.elapsed());
-    assert_eq!(
-        field(&shown, "state").as_deref(),
-        Some("disabled"),
-        "monitoring"
-    );
-    assert!(shown.contains("<state>applied</state>"), "{shown}");
+    assert_eq!(shown.element("state"), Some("disabled"), "monitoring");
+    assert!(shown.body.contains("<state>applied</state>"), "{shown:?}");
     let web = guest(&host, id);
     assert!(matches!(launcher.state(&web), State::Running(_)));
     for (path, name) in [
@@ -198,13 +186,9 @@ fn an_instance_that_is_run_is_a_guest_that_is_what_the_api_says() {
         ("/latest/meta-data/reservation-id", "reservationId"),
         ("/latest/meta-data/security-groups", "groupName"),
     ] {
-        let said = field(&shown, name).expect(name);
+        let said = shown.element(name).expect(name);
         // The first group's name is that of the placement, which is empty.
-        let said = if name == "groupName" {
-            "default".to_owned()
-        } else {
-            said
-        };
+        let said = if name == "groupName" { "default" } else { said };
         assert_eq!(told(&host, &web, path), said, "{path}");
     }
     assert_eq!(
@@ -249,8 +233,8 @@ fn a_guest_keeps_what_it_is_over_stop_start_and_reboot() {
     let stopped = until(&host, id, "stopped");
     assert_eq!(launcher.state(&web), State::Stopped);
     assert_eq!(
-        field(&stopped, "privateIpAddress"),
-        Some(web.spec.ipv4.to_string())
+        stopped.element("privateIpAddress"),
+        Some(&*web.spec.ipv4.to_string())
     );
     act(&host, "StartInstances", id);
     until(&host, id, "running");
@@ -359,6 +343,7 @@ fn options_that_are_modified_are_those_of_the_guests_next_request() {
     );
     eventually("it is applied", WITHIN, || {
         describe(&host, id)
+            .body
             .contains("<state>applied</state>")
             .then_some(())
     });
@@ -563,6 +548,90 @@ ec2.get_waiter("instance_terminated").wait(InstanceIds=ids, WaiterConfig=patient
     assert!(output.status.success(), "{output:?}");
 }
 
+/// Terraform's instance is a guest, which sees what Terraform changes of it.
+#[test]
+fn terraform_makes_hardens_and_removes_a_guest() {
+    if !has_command("curl") || !has_command("terraform") {
+        return;
+    }
+    let mirror = "find / -xdev -path '*/hashicorp/aws' -type d 2>/dev/null | head -n 1";
+    let mirror = imds_tests::run(&["sh", "-c", mirror]);
+    let mirror = String::from_utf8_lossy(&mirror.stdout).into_owned();
+    let Some(mirror) = Path::new(mirror.trim()).ancestors().nth(3) else {
+        skip("a mirror of Terraform's AWS provider is not installed");
+        return;
+    };
+    let Some(mut host) = Host::new() else { return };
+    host.run_option("--api").run_option("127.0.0.1:4566");
+    let (_daemon, _launcher) = launch(&host);
+    let directory = host.dir().join("terraform");
+    fs::create_dir(&directory).expect("a folder");
+    let write = |name: &str, text: &str| {
+        fs::write(directory.join(name), text).expect("the folder takes a file");
+    };
+    write(
+        "settings.tfrc",
+        &format!(
+            "disable_checkpoint = true\nprovider_installation {{\n  filesystem_mirror {{\n    path = \"{}\"\n    \
+             include = [\"*/*/*\"]\n  }}\n}}\n",
+            mirror.display()
+        ),
+    );
+    let image = image(&host, "imds-guest").expect("an image");
+    let want = |tokens: &str| {
+        for (name, text) in [
+            ("main.tf", include_str!("../fixtures/control-api/main.tf")),
+            (
+                "instance.tf",
+                include_str!("../fixtures/control-api/instance.tf"),
+            ),
+        ] {
+            let text = text
+                .replace("ENDPOINT", "http://127.0.0.1:4566")
+                .replace("us-east-1", "eu-central-1")
+                .replace("SKIPS", "")
+                .replace("IMAGE", &image)
+                .replace("TOKENS", tokens)
+                .replace("STAGE", "test");
+            write(name, &text);
+        }
+    };
+    let variables = host.command("aws-env --json");
+    let variables: serde_json::Value = serde_json::from_slice(&variables.stdout).expect("JSON");
+    let run = |args: &[&str]| {
+        let variables = variables.as_object().expect("an object").iter();
+        let mut command = Command::new("timeout");
+        command
+            .args(["120", "terraform"])
+            .args(args)
+            .args(["-input=false", "-no-color"])
+            .envs(variables.map(|(name, value)| (name, value.as_str().expect("a text"))))
+            .env("TF_CLI_CONFIG_FILE", directory.join("settings.tfrc"))
+            .env("CHECKPOINT_DISABLE", "1")
+            .current_dir(&directory);
+        let output = host.namespace().enter(|| command.output());
+        let output = output.expect("Terraform can be started");
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    };
+    want("optional");
+    run(&["init"]);
+    run(&["apply", "-auto-approve"]);
+    let running =
+        "Action=DescribeInstances&Filter.1.Name=instance-state-name&Filter.1.Value.1=running";
+    let ids = all(&call(&host, running), "instanceId");
+    let id: InstanceId = ids[0].parse().expect("an id");
+    let web = guest(&host, id);
+    let status = "curl -sS -o /dev/null -w %{http_code} http://169.254.169.254/latest/meta-data/";
+    assert_eq!(web.sh(&host, status), "200");
+    want("required");
+    run(&["apply", "-auto-approve"]);
+    assert_eq!(web.sh(&host, status), "401");
+    run(&["plan", "-detailed-exitcode"]);
+    run(&["destroy", "-auto-approve"]);
+    assert_eq!(state(&host, id), "terminated");
+    assert_eq!(traces(&host, &web), BTreeSet::new());
+}
+
 #[test]
 fn a_launch_that_fails_is_taken_back_and_the_log_says_why() {
     let Some(host) = host() else { return };
@@ -574,10 +643,10 @@ fn a_launch_that_fails_is_taken_back_and_the_log_says_why() {
     let web = guest(&host, id);
     let shown = until(&host, id, "terminated");
     assert_eq!(reason(&host, id).as_deref(), Some("Server.InternalError"));
-    assert!(shown.contains("Internal error on launch"), "{shown}");
+    assert!(shown.body.contains("Internal error on launch"), "{shown:?}");
     assert!(
-        !shown.contains("172.31.16.0/20"),
-        "that is for the log: {shown}"
+        !shown.body.contains("172.31.16.0/20"),
+        "that is for the log: {shown:?}"
     );
     assert!(daemon.log().contains("172.31.16.0/20"), "{}", daemon.log());
     assert_eq!(traces(&host, &web), BTreeSet::new());
@@ -670,8 +739,8 @@ fn a_launch_that_names_a_port_is_the_instance_of_the_guest_there() {
         (tag("a/b"), "InvalidParameterValue"),
     ] {
         let form = format!("Action=RunInstances&ImageId={image}&MinCount=1&MaxCount=1{tag}");
-        let (is_fine, reply) = ask(&host, &form);
-        assert!(!is_fine && reply.contains(says), "{reply}");
+        let said = ask(&host, &form);
+        assert!(said.status == 400 && said.body.contains(says), "{said:?}");
     }
     act(&host, "TerminateInstances", id);
     until(&host, id, "terminated");
@@ -698,13 +767,10 @@ fn without_a_launcher_an_instance_is_a_record_that_says_so_or_is_refused() {
     let _daemon = host.start();
     let image = image(&host, "imds-guest").expect("an image");
     let form = format!("Action=RunInstances&ImageId={image}&MinCount=1&MaxCount=1");
-    let (is_fine, reply) = ask(&host, &form);
-    assert!(
-        !is_fine
-            && reply.contains("<Code>InsufficientInstanceCapacity</Code>")
-            && reply.contains("imds launcher"),
-        "{reply}"
-    );
+    let said = ask(&host, &form);
+    assert_eq!(said.status, 400);
+    assert_eq!(said.element("Code"), Some("InsufficientInstanceCapacity"));
+    assert!(said.body.contains("imds launcher"), "{said:?}");
     // One that comes is found without a restart.
     let _launcher = Launcher::start(&host);
     let id = run_one(&host, "");
@@ -731,10 +797,8 @@ fn a_local_image_of_docker_can_be_run() {
     let rests = image(&host, "rests:latest").expect("it is listed");
     let form = format!("Action=RunInstances&ImageId={rests}&MinCount=1&MaxCount=1");
     let reply = call(&host, &form);
-    let id: InstanceId = field(&reply, "instanceId")
-        .expect("an id")
-        .parse()
-        .expect("an id");
+    let id = reply.element("instanceId").expect("an id");
+    let id: InstanceId = id.parse().expect("an id");
     until(&host, id, "running");
     let web = guest(&host, id);
     let name = web.names.netns.clone();

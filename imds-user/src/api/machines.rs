@@ -70,16 +70,10 @@ pub enum Seen {
     Gone,
 }
 
-/// Everything that the records want done.
-pub fn tasks<'a>(
-    view: &'a View,
-    host: &'a Host,
-) -> impl Iterator<Item = (InstanceId, Task)> + use<'a> {
-    let records = view.instances().iter();
-    records.filter_map(|(id, versioned)| Some((*id, task(&versioned.value, view.life(*id), host)?)))
-}
-
-fn task(record: &InstanceRecord, life: &Life, host: &Host) -> Option<Task> {
+/// What the records want done about an instance, if anything.
+#[must_use]
+pub fn task(view: &View, id: InstanceId, host: &Host) -> Option<Task> {
+    let (record, life) = (view.instance(id)?, view.life(id));
     let machine = record.machine.as_ref()?;
     let spec = || spec_of(record, life, host).map(Box::new);
     match record.state(life) {
@@ -326,8 +320,7 @@ mod tests {
     }
 
     fn wanted(view: &View) -> Option<Task> {
-        let mut tasks: Vec<_> = tasks(view, &host()).collect();
-        tasks.pop().map(|(_, task)| task)
+        task(view, id(view), &host())
     }
 
     /// The state, and why it is in it.

@@ -1,7 +1,7 @@
 //! Instances whose guests a launcher runs: orders it what the records want ([`crate::api::machines`] says what), and writes
 //! down what became of it. On the control API's thread, so that neither guests nor commands wait for a launcher.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use crate::launch::client::{self, OrderError};
 use crate::launch::order::{LocalImage, socket_in};
 use crate::launch::{State, plan::Spec};
 use crate::store::record::{StateReason, Transition};
-use crate::store::{InstanceState, Record, Store, StoreError, Transaction, View};
+use crate::store::{Changes, InstanceState, Kind, Record, Store, StoreError, Transaction, View};
 
 /// How many guests are started at a time: each takes some tenths of a second of a processor.
 const STARTS_MAX: usize = 4;
@@ -159,7 +159,9 @@ pub(super) fn switch(
 
 /// Carries instances to where their records want them, until the store is closed.
 pub(super) async fn attend(store: Store, host: Host, state_dir: PathBuf) {
+    let mut watch = store.watch(store.read(View::revision));
     let mut machines = Machines {
+        machines: BTreeSet::new(),
         store: store.clone(),
         host,
         state_dir,
@@ -173,15 +175,14 @@ pub(super) async fn attend(store: Store, host: Host, state_dir: PathBuf) {
         unsure: HashSet::new(),
         told: Told::default(),
     };
-    let mut watch = store.watch(store.read(View::revision));
-    machines.tell_of_ghosts();
+    machines.learn(store.read(ids));
     loop {
         machines.begin();
         machines.begin_look();
         let wake = machines.wake();
         tokio::select! {
             heard = watch.next() => match heard {
-                Ok(_) => machines.tell_of_ghosts(),
+                Ok(changes) => machines.hear(changes),
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     tracing::error!("follow the store: {error}");
@@ -213,6 +214,8 @@ struct Told {
 
 struct Machines {
     store: Store,
+    /// The instances that have one.
+    machines: BTreeSet<InstanceId>,
     host: Host,
     state_dir: PathBuf,
     /// When the host was.
@@ -235,6 +238,10 @@ struct Machines {
 /// What the launcher says of all guests, and how long that took.
 type Found = (Result<Vec<(InstanceId, State)>, OrderError>, Duration);
 
+fn ids(view: &View) -> Vec<InstanceId> {
+    view.instances().keys().copied().collect()
+}
+
 struct Pause {
     until: Instant,
     length: Duration,
@@ -251,12 +258,13 @@ impl Machines {
         let mut starts = STARTS_MAX.saturating_sub(n_starts);
         let mut ends = ENDS_MAX.saturating_sub(self.busy.len() - n_starts);
         let wanted: Vec<_> = self.store.read(|view| {
-            let tasks = rules::tasks(view, &self.host);
-            let free = tasks.filter(|(id, task)| {
+            let is_free = |id: &&InstanceId| {
                 let is_paused = self.pauses.get(id).is_some_and(|pause| pause.until > now);
-                if self.busy.contains_key(id) || is_paused {
-                    return false;
-                }
+                !is_paused && !self.busy.contains_key(id)
+            };
+            let free = self.machines.iter().filter(is_free);
+            let tasks = free.filter_map(|id| Some((*id, rules::task(view, *id, &self.host)?)));
+            let fitting = tasks.filter(|(_, task)| {
                 let room = if task.is_start() {
                     &mut starts
                 } else {
@@ -266,7 +274,7 @@ impl Machines {
                 *room = room.saturating_sub(1);
                 has_room
             });
-            free.collect()
+            fitting.collect()
         });
         for (id, task) in wanted {
             self.busy.insert(id, task.is_start());
@@ -292,11 +300,42 @@ impl Machines {
 
     /// Whether there is anything to look at, and nobody looks.
     fn is_to_look(&self) -> bool {
-        let has_machine = |view: &View| {
-            let mut records = view.instances().values();
-            records.any(|record| record.value.machine.is_some())
-        };
-        self.look.is_empty() && self.store.read(has_machine)
+        self.look.is_empty() && !self.machines.is_empty()
+    }
+
+    /// Takes on what others, and this one, wrote.
+    fn hear(&mut self, changes: Changes) {
+        match changes.keys {
+            Some(keys) => {
+                let keys = keys.iter().filter(|key| key.kind == Kind::Instance);
+                self.learn(keys.filter_map(|key| key.name.parse().ok()).collect());
+            }
+            None => {
+                self.machines.clear();
+                self.learn(self.store.read(ids));
+            }
+        }
+    }
+
+    /// Looks which of these instances have machines.
+    fn learn(&mut self, ids: Vec<InstanceId>) {
+        let (machines, told) = (&mut self.machines, &mut self.told);
+        self.store.read(|view| {
+            for id in ids {
+                let record = view.instance(id);
+                if record.is_some_and(|record| record.machine.is_some()) {
+                    machines.insert(id);
+                } else {
+                    machines.remove(&id);
+                }
+                let is_ghost = record.is_some_and(|record| {
+                    record.state_reason == Some(StateReason::NoGuest) && !record.is_terminated()
+                });
+                if is_ghost && !std::mem::replace(&mut told.ghosts, true) {
+                    tell_of_ghosts(id, &self.state_dir);
+                }
+            }
+        });
     }
 
     /// Writes down what came of a task.
@@ -401,12 +440,10 @@ impl Machines {
             .map(|(id, state)| (id, seen(&state)))
             .collect();
         self.tell_of_strangers(&seen);
-        let (unsure, booted) = (&self.unsure, self.booted);
+        let (known, unsure, booted) = (&self.machines, &self.unsure, self.booted);
         let look = |view: &View| {
-            let ids = view.instances().iter();
-            let ids =
-                ids.filter(|(id, record)| record.value.machine.is_some() && !unsure.contains(*id));
-            ids.flat_map(|(id, _)| {
+            let ids = known.iter().filter(|id| !unsure.contains(*id));
+            ids.flat_map(|id| {
                 let found = seen.get(id).copied().unwrap_or(Seen::Gone);
                 rules::look(view, *id, found, booted)
             })
@@ -432,29 +469,6 @@ impl Machines {
         }
     }
 
-    /// Instances without a guest are as they were ordered to be, which is easily overlooked.
-    fn tell_of_ghosts(&mut self) {
-        if self.told.ghosts {
-            return;
-        }
-        let ghost = self.store.read(|view| {
-            let mut records = view.instances().values();
-            let ghost = records.find(|record| {
-                let record = &record.value;
-                record.state_reason == Some(StateReason::NoGuest) && !record.is_terminated()
-            });
-            ghost.map(|record| record.value.spec.id)
-        });
-        if let Some(id) = ghost {
-            self.told.ghosts = true;
-            tracing::warn!(
-                "no launcher was ever started with {}: {id} and whatever else RunInstances makes without the tag imds:port are \
-                 records without a guest (`imds launcher` launches guests, `--launcher required` refuses such calls)",
-                self.state_dir.display()
-            );
-        }
-    }
-
     async fn keep(
         &self,
         what: &str,
@@ -476,6 +490,15 @@ impl Machines {
         };
         self.store.update(decide).await.map(|_| ())
     }
+}
+
+/// Instances without a guest are as they were ordered to be, which is easily overlooked.
+fn tell_of_ghosts(id: InstanceId, state_dir: &Path) {
+    tracing::warn!(
+        "no launcher was ever started with {}: {id} and whatever else RunInstances makes without the tag imds:port are \
+         records without a guest (`imds launcher` launches guests, `--launcher required` refuses such calls)",
+        state_dir.display()
+    );
 }
 
 async fn carry_out(state_dir: &Path, id: InstanceId, task: &Task) -> Result<(), OrderError> {
