@@ -136,7 +136,6 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         discovery,
     } = reading.settings;
     let restriction = Restriction::prepare(host_access)?;
-    let control_api = ControlApi::open(&state, &store, &host, &options).await?;
     let cookie = netns::cookie().map_err(|cause| DaemonError::System {
         what: "ask which network namespace this is",
         cause,
@@ -151,6 +150,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     following.warn(&wanted.0).await;
     let is_file_kept = reading.pending.keep(&store).await?;
     let records = store.watch(store.read(View::revision));
+    // Nothing that is called for from now on is overlooked.
+    let control_api = ControlApi::open(&state, &store, &host, &options).await?;
     let is_first = teardown::is_nothing_left(&state, cookie).unwrap_or(false);
 
     let mut is_ready = false;

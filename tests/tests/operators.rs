@@ -258,7 +258,6 @@ fn a_wrong_command_line_is_refused() {
     let Some(host) = Host::new() else { return };
     for args in [
         &["rnu"][..],
-        &["run"],
         &["run", "--config"],
         &["run", "--no-such-option"],
     ] {
