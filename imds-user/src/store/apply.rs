@@ -852,6 +852,83 @@ mod tests {
     }
 
     #[test]
+    fn what_calls_changed_of_a_guest_that_turned_up_stays_until_it_says_something_else() {
+        use TokenUse::{Optional, Required};
+        let told = |story: &mut Story, lines: &str| {
+            let guest = guests(&web(lines)).remove(0);
+            turned_up(&story.view(), &guest, Owner::Admitted)
+        };
+        let tokens = |record: Option<InstanceRecord>| record.unwrap().spec.options.http_tokens;
+        let mut story = Story::default();
+        let first = told(&mut story, OPTIONAL).unwrap();
+        assert_eq!(
+            (first.owner, first.spec.options.http_tokens),
+            (Owner::Admitted, Optional)
+        );
+        story.add(first.clone());
+        assert_eq!(told(&mut story, OPTIONAL), Some(first));
+        story.call(|record| record.spec.options.http_tokens = Required);
+        assert_eq!(tokens(told(&mut story, OPTIONAL)), Required);
+        story.call(|record| record.spec.options.http_tokens = Optional);
+        assert_eq!(tokens(told(&mut story, REQUIRED)), Required);
+        // What is somebody else's is theirs.
+        story.call(|record| record.owner = Owner::Api);
+        assert_eq!(told(&mut story, OPTIONAL), None);
+    }
+
+    #[test]
+    fn a_guest_that_turns_up_gets_what_the_account_has_and_requires_what_it_enforces() {
+        let check = |lines: &str, enforced, expected| {
+            let mut story = Story::default();
+            let view = story.view();
+            let mut draft = view.draft(note());
+            let defaults = AccountDefaults {
+                http_put_response_hop_limit: NonZeroU8::new(2),
+                http_tokens_enforced: enforced,
+                ..AccountDefaults::default()
+            };
+            draft.put(&Record::Defaults(defaults)).unwrap();
+            story.store.commit(&draft.finish()).unwrap();
+            let guest = guests(&web(lines)).remove(0);
+            let record = turned_up(&story.view(), &guest, Owner::Discovered).unwrap();
+            let options = record.spec.options;
+            let found = (
+                options.http_tokens,
+                options.http_put_response_hop_limit.get(),
+            );
+            assert_eq!(found, expected, "{lines} {enforced:?}");
+        };
+        check("", None, (TokenUse::Optional, 2));
+        check(OPTIONAL, Some(Switch::Enabled), (TokenUse::Required, 2));
+        check(OPTIONAL, Some(Switch::Disabled), (TokenUse::Optional, 2));
+    }
+
+    /// A file that was right does not become wrong because of a guest that turned up meanwhile.
+    #[test]
+    fn guests_that_turned_up_make_way_for_the_files() {
+        for (owner, precedence, is_refused) in [
+            (Owner::Discovered, Precedence::File, false),
+            (Owner::Discovered, Precedence::Edits, false),
+            (Owner::Admitted, Precedence::File, true),
+            (Owner::Admitted, Precedence::Edits, false),
+            (Owner::Api, Precedence::Edits, true),
+        ] {
+            let mut story = Story::default();
+            let mut record = declared(&guests(&web(""))[0]);
+            record.owner = owner;
+            record.said.clear();
+            story.add(record);
+            let other = "[[instance]]\nname = \"web\"\nport = \"vnet1\"";
+            let said = story.apply(other, precedence);
+            assert_eq!(
+                said != ["+ web"],
+                is_refused,
+                "{owner:?} {precedence:?}: {said:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_others_have_is_theirs() {
         let of_api = |name: &str, port: &str| {
             let lines = format!("[[instance]]\nname = \"{name}\"\nport = \"{port}\"\n");
