@@ -140,7 +140,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         what: "ask which network namespace this is",
         cause,
     })?;
-    let mut following = Following::begin(discovery, admitted, cookie)?;
+    let mut following = Following::begin(discovery, admitted, cookie, store.clone())?;
     let mut sources = following.start_sources();
     following.hear_first(&mut sources).await;
     let wanted = following.settle(guests, &BTreeMap::new()).await?;
@@ -392,6 +392,7 @@ impl Daemon {
             daemon.dataplane.reap_filters(daemon.host_end.ifindex)?;
         }
         pins.reap()?;
+        daemon.keep_turned_up().await;
         daemon.note_applied().await;
         memory::give_back();
         Ok(daemon)
@@ -592,6 +593,7 @@ impl Daemon {
         }
         self.let_go(&plan.closed, |_| false);
         self.following.closed = plan.closed;
+        self.keep_turned_up().await;
         memory::give_back();
         Ok(())
     }

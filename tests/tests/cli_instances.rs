@@ -505,3 +505,81 @@ fn what_was_applied_is_served_without_the_file() {
     has_its_name(&web);
     assert_eq!(names_and_states(&host).len(), 2);
 }
+
+/// What a person admitted is an instance like any other: it is found, it is changed, and that lasts.
+#[test]
+fn a_guest_that_was_admitted_has_a_record_that_lasts() {
+    let Some((host, web)) = bare_host() else {
+        return;
+    };
+    let daemon = host.start();
+    done(
+        &host,
+        "admit --port veth-web --name web http-tokens=optional type=m5.large",
+    );
+    let shown = json(&host, "instance show web --json");
+    assert_eq!(
+        (&shown["owner"], &shown["instance_type"]),
+        (&"admitted".into(), &"m5.large".into())
+    );
+    assert_eq!(owners(&host), ["admitted"]);
+    assert_eq!(without_token(&web), 200);
+    done(&host, "options set web --http-tokens required");
+    assert_eq!(without_token(&web), 401);
+    daemon.stop();
+    let _daemon = host.start();
+    assert_eq!(without_token(&web), 401);
+    check_wrong(
+        &host,
+        "instance add web --port veth-x",
+        &["the name `web` is that of"],
+    );
+    check_wrong(
+        &host,
+        "instance add other --port veth-web",
+        &["veth-web is the port of instance web"],
+    );
+    let history = done(&host, "history web");
+    assert!(history.contains("imds options set web"), "{history}");
+    done(&host, "instance remove web");
+    assert!(owners(&host).is_empty());
+    assert!(names_and_states(&host).is_empty());
+}
+
+#[test]
+fn a_guest_of_a_template_has_a_record_as_long_as_it_is_there() {
+    let Some(mut host) = Host::new() else { return };
+    host.tables("[[template]]\nports = [\"veth-t*\"]\ntype = \"m5.large\"");
+    let mut daemon = host.start();
+    let guest = host.guest("t1").routed("10.0.0.10").unregistered().up();
+    eventually("the guest is served", Duration::from_secs(10), || {
+        guest.try_connect(Address::V4).ok()
+    });
+    assert_eq!(without_token(&guest), 200);
+    assert_eq!(owners(&host), ["discovered"]);
+    done(&host, "options set --all --http-tokens required");
+    assert_eq!(without_token(&guest), 401);
+    daemon.reload();
+    assert_eq!(without_token(&guest), 401);
+    daemon.stop();
+    let _daemon = host.start();
+    assert_eq!(without_token(&guest), 401);
+    check_wrong(
+        &host,
+        "instance remove veth-t1",
+        &["veth-t1 was not admitted by command"],
+    );
+    host.namespace().ip("link del veth-t1");
+    eventually("its record is forgotten", Duration::from_secs(10), || {
+        owners(&host).is_empty().then_some(())
+    });
+}
+
+/// Whose the records in the store are.
+fn owners(host: &Host) -> Vec<&'static str> {
+    let mut store =
+        imds_user::store::Sqlite::open(&host.state_dir().join("store.db")).expect("it opens");
+    let view = imds_tests::records::view_of(&mut store);
+    let records = view.instances().values();
+    records.map(|record| record.value.owner.as_str()).collect()
+}

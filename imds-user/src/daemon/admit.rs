@@ -46,6 +46,7 @@ impl Daemon {
         let served = self.meet(guest, waiting);
         self.served.insert(served.port.name.clone(), served);
         self.look().await?;
+        self.keep_turned_up().await;
         let gone = || format!("interface {port} is gone, and the admission with it");
         Ok(self.key_of(id).ok_or_else(gone))
     }
@@ -88,6 +89,7 @@ impl Daemon {
             .await?;
         self.part_with(key).await?;
         self.look_and_let_go().await?;
+        self.keep_turned_up().await;
         Ok(Ok(()))
     }
 

@@ -53,7 +53,9 @@ impl Daemon {
             }
         }
         self.look().await?;
-        self.forget_gone().await
+        self.forget_gone().await?;
+        self.keep_turned_up().await;
+        Ok(())
     }
 
     /// Puts the veth pair into the responder's namespace back. Sockets inside have noticed nothing.
@@ -525,10 +527,12 @@ impl Daemon {
         self.responder.update(update).await?;
         // What was kept closed because a source had not spoken is let go of now that it has.
         if is_first {
-            self.look_and_let_go().await
+            self.look_and_let_go().await?;
         } else {
-            self.look().await
+            self.look().await?;
         }
+        self.keep_turned_up().await;
+        Ok(())
     }
 
     /// Keeps interfaces closed that an earlier daemon held and this one knows nothing of, where a source that may know has

@@ -1,11 +1,13 @@
 //! What the daemon knows of the host and of the guests on it, beyond what it serves: the interfaces there are, who waits
 //! for one, which are closed, and what sources and people said.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use super::commands::owner_of;
 use super::{DaemonError, Served, Wanted, absent, is_absent};
 use crate::config::disk::Disk;
 use crate::config::mould::Newcomer;
@@ -22,6 +24,8 @@ use crate::netns::NetNs;
 use crate::netns::link::{Link, Links};
 use crate::netns::uplink::{Way, defaults};
 use crate::state::USUAL_DIR;
+use crate::store::apply::turned_up;
+use crate::store::{InstanceRecord, Owner, Store};
 
 /// When what could not be done is tried again, and names of namespaces are looked up again: nobody tells of those.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -51,6 +55,10 @@ pub(super) struct Following {
     pub(super) is_unsettled: bool,
     /// How often notifications were lost.
     pub(super) n_lost: u64,
+    /// What is kept of instances.
+    store: Store,
+    /// Guests that turned up and whose records are still to be kept, as they say it themselves.
+    unkept: RefCell<BTreeMap<InstanceId, Guest>>,
     /// Where we are: what tells an interface from every other that there ever was.
     here: Interface,
 }
@@ -71,6 +79,7 @@ impl Following {
         discovery: Discovery,
         admitted: Admitted,
         cookie: u64,
+        store: Store,
     ) -> Result<Self, DaemonError> {
         let boot = fs::read_to_string(BOOT_ID).map_err(|cause| DaemonError::System {
             what: "read the number of this boot",
@@ -93,6 +102,8 @@ impl Following {
             awaits_source: false,
             is_unsettled: false,
             n_lost: 0,
+            store,
+            unkept: RefCell::default(),
             here,
         })
     }
@@ -328,7 +339,8 @@ impl Following {
             .seed(),
             origin: Origin::Template,
         };
-        mould.from_template(template, &newcomer, &Disk)
+        let guest = mould.from_template(template, &newcomer, &Disk)?;
+        Ok(self.as_kept(guest))
     }
 
     /// The guest that was admitted.
@@ -348,7 +360,42 @@ impl Following {
         };
         let mould = &self.discovery.mould;
         let guest = mould.from_pairs(&admission.pairs(), &newcomer, &Disk);
-        guest.map_err(|error| error.to_string())
+        let guest = guest.map_err(|error| error.to_string())?;
+        Ok(self.as_kept(guest))
+    }
+
+    /// A guest that turned up, as its record has it, if it has one: calls of the API may have changed it since.
+    fn as_kept(&self, guest: Guest) -> Guest {
+        let owner = owner_of(guest.origin);
+        let record = self.store.read(|view| turned_up(view, &guest, owner));
+        let Some(record) = record else {
+            return guest;
+        };
+        let kept = Guest {
+            credential_source: record.credential_source,
+            instance: record.spec,
+            ..guest.clone()
+        };
+        self.unkept.borrow_mut().insert(guest.instance.id, guest);
+        kept
+    }
+
+    /// Those whose records are still to be kept.
+    pub(super) fn take_unkept(&self) -> BTreeMap<InstanceId, Guest> {
+        self.unkept.take()
+    }
+
+    /// Whether a record of a guest that is not served may be forgotten: nobody will tell of it again.
+    pub(super) fn is_forgotten(&self, record: &InstanceRecord) -> bool {
+        match record.owner {
+            Owner::Admitted => {
+                let mut admissions = self.admitted.admissions.iter();
+                !admissions.any(|admission| *admission.called() == *record.name)
+            }
+            // A source that is not there for a while says nothing of its guests.
+            Owner::Discovered => !self.awaits_source && self.snapshot.trouble.is_none(),
+            Owner::File | Owner::Api => false,
+        }
     }
 
     /// Forgets admissions whose interfaces went while no daemon ran, be it that others have their numbers now.
@@ -384,12 +431,13 @@ impl Following {
     pub(super) fn add_seen(&mut self, guests: &mut Vec<Guest>) {
         self.refused.clear();
         for sighting in &self.snapshot.guests {
+            let seen = seen(&self.discovery, sighting).map(|guest| self.as_kept(guest));
             let mut ports = sighting.ports.iter();
             let mut refuse = |port: &u32, why: &str| {
                 let why = format!("{}: {why}", sighting.what);
                 self.refused.insert(*port, why);
             };
-            let seen = seen(&self.discovery, sighting).and_then(|guest| free(guest, guests));
+            let seen = seen.and_then(|guest| free(guest, guests));
             match seen {
                 Ok(guest) => {
                     guests.push(guest);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commands::owner_of;
 use super::{Daemon, DaemonError, Options, now, now_millis};
 use crate::config::{self, Files, Guest, Origin, Said, Settings, disk::Disk};
 use crate::control::Applied;
@@ -17,7 +18,7 @@ use crate::instance::{InstanceId, MetadataOptions};
 use crate::life::{Life, Lives, State};
 use crate::responder::supervisor::Update;
 use crate::state::StateDir;
-use crate::store::apply::{Change, Plan, Precedence, plan};
+use crate::store::apply::{Change, Plan, Precedence, is_a_guest_that_turned_up, plan, turned_up};
 use crate::store::export::export_rest;
 use crate::store::{
     Changes, CommitError, InstanceRecord, Key, Kind, Note, Owner, Record, Sqlite, Store,
@@ -301,7 +302,8 @@ fn guest_of(record: &InstanceRecord) -> Option<Guest> {
         origin: match record.owner {
             Owner::File => Origin::Configuration,
             Owner::Api => Origin::Api,
-            Owner::Admitted | Owner::Discovered => return None,
+            Owner::Admitted => Origin::Admission,
+            Owner::Discovered => Origin::Source,
         },
         limits: record.limits,
         credential_source: record.credential_source.clone(),
@@ -408,7 +410,20 @@ impl Daemon {
         });
         let guest = record.as_deref().and_then(guest_of);
         let (guest, port) = match (guest, port) {
-            (Some(guest), Some(port)) => (guest, port.to_owned()),
+            (Some(guest), Some(port)) => {
+                let served = self.served[port].origin;
+                // Records do not tell guests of sources from those of templates.
+                let is_same = owner_of(served) == owner_of(guest.origin);
+                let origin = if is_same { served } else { guest.origin };
+                (Guest { origin, ..guest }, port.to_owned())
+            }
+            // Whether such guests are there is not for their records to say.
+            (Some(guest), None)
+                if matches!(owner_of(guest.origin), Owner::Admitted | Owner::Discovered) =>
+            {
+                self.lives.replace(id, life);
+                return Ok(true);
+            }
             (Some(_), None) => return Ok(false),
             // Whom a source or a person brought is served without a record.
             (None, Some(port)) => {
@@ -430,6 +445,56 @@ impl Daemon {
         self.note_user_data([(&port, &guest)].into_iter()).await;
         self.retell(&port, guest, now(), false, update)?;
         Ok(true)
+    }
+
+    /// Keeps a record of every guest that is served and that a person, a source or a template brought, and of nobody who went.
+    /// A disk without room is no reason not to serve them: it is tried again with the next that turns up.
+    pub(super) async fn keep_turned_up(&mut self) {
+        let unkept = self.following.take_unkept();
+        let served: BTreeSet<InstanceId> = self
+            .served
+            .values()
+            .map(|guest| guest.state.instance.id)
+            .collect();
+        let following = &self.following;
+        let draft = |view: &View| -> Result<(Transaction, Vec<InstanceId>), StoreError> {
+            let mut draft = view.draft(by_itself("follow guests"));
+            for (id, guest) in unkept.iter().filter(|(id, _)| served.contains(*id)) {
+                if let Some(record) = turned_up(view, guest, owner_of(guest.origin))
+                    && view.instance(*id) != Some(&record)
+                {
+                    draft.put(&Record::Instance(Box::new(record)))?;
+                }
+            }
+            let mut gone = Vec::new();
+            for (id, versioned) in view.instances() {
+                let record = &versioned.value;
+                if is_a_guest_that_turned_up(record)
+                    && !served.contains(id)
+                    && following.is_forgotten(record)
+                {
+                    draft.remove(&Key::instance(*id));
+                    draft.remove(&Key::life(*id));
+                    gone.push(*id);
+                }
+            }
+            let transaction = if draft.is_empty() {
+                Transaction::default()
+            } else {
+                draft.finish()
+            };
+            Ok((transaction, gone))
+        };
+        match self.store.update(draft).await {
+            Ok((_, gone)) => {
+                for id in gone {
+                    self.lives.replace(id, Life::NOTHING);
+                }
+            }
+            Err(error) => {
+                tracing::error!("records of guests that turned up are not kept: {error}");
+            }
+        }
     }
 
     /// Takes on what others let happen to an instance.

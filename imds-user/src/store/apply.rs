@@ -123,7 +123,7 @@ pub fn plan(
 ) -> Result<Plan, ApplyError> {
     let mut plan = Plan::default();
     plan.take_rest(view.rest(), rest);
-    refuse_what_others_have(view, guests)?;
+    refuse_what_others_have(view, guests, precedence)?;
     let defaults = view.defaults();
     for guest in guests {
         let id = guest.instance.id;
@@ -242,6 +242,40 @@ impl Plan {
     }
 }
 
+/// The record of a guest that a person, a source or a template brought: as it says, or as is true already of what it says as
+/// before (see the table at the top, read by the daemon). None where the record with its id is another one's.
+#[must_use]
+pub fn turned_up(view: &View, guest: &Guest, owner: Owner) -> Option<InstanceRecord> {
+    let present = view.instance(guest.instance.id);
+    let record = match present {
+        Some(present) if !is_a_guest_that_turned_up(present) => return None,
+        Some(present) => merged(guest, present, Precedence::Edits),
+        None => {
+            let mut record = declared(guest);
+            let defaults = view.defaults();
+            prefer(&mut record.spec.options, guest.said, defaults);
+            // Nobody launches it who could be refused.
+            if enforces_tokens(defaults) {
+                record.spec.options.http_tokens = TokenUse::Required;
+            }
+            record
+        }
+    };
+    Some(InstanceRecord { owner, ..record })
+}
+
+/// Whether it is such a guest's.
+#[must_use]
+pub fn is_a_guest_that_turned_up(record: &InstanceRecord) -> bool {
+    matches!(record.owner, Owner::Admitted | Owner::Discovered) && !record.is_terminated()
+}
+
+fn enforces_tokens(defaults: AccountDefaults) -> bool {
+    defaults
+        .http_tokens_enforced
+        .is_some_and(|switch| switch.is_enabled())
+}
+
 /// What happens to an instance that is to be `next`; nothing, perhaps.
 fn action(present: Option<&InstanceRecord>, next: &InstanceRecord) -> Option<Action> {
     match present {
@@ -252,11 +286,23 @@ fn action(present: Option<&InstanceRecord>, next: &InstanceRecord) -> Option<Act
 }
 
 /// Those of others that stay must not have what the file gives its own. One with the same id becomes the file's.
-fn refuse_what_others_have(view: &View, guests: &[Guest]) -> Result<(), ApplyError> {
+///
+/// A guest that turned up by itself makes way for the file's instance, as does one that was admitted when the daemon starts: a
+/// file that was right must not become wrong because of those.
+fn refuse_what_others_have(
+    view: &View,
+    guests: &[Guest],
+    precedence: Precedence,
+) -> Result<(), ApplyError> {
+    let makes_way = |owner| match owner {
+        Owner::File | Owner::Discovered => true,
+        Owner::Admitted => precedence == Precedence::Edits,
+        Owner::Api => false,
+    };
     let declared: BTreeSet<InstanceId> = guests.iter().map(|guest| guest.instance.id).collect();
     let others = view.instances().values().map(|versioned| &*versioned.value);
     let others = others.filter(|other| {
-        other.owner != Owner::File && !other.is_terminated() && !declared.contains(&other.spec.id)
+        !makes_way(other.owner) && !other.is_terminated() && !declared.contains(&other.spec.id)
     });
     let (mut names, mut ports) = (BTreeMap::new(), BTreeMap::new());
     for other in others {
@@ -305,10 +351,7 @@ fn declared(guest: &Guest) -> InstanceRecord {
 fn launched(guest: &Guest, defaults: AccountDefaults) -> Result<InstanceRecord, ApplyError> {
     let mut record = declared(guest);
     prefer(&mut record.spec.options, guest.said, defaults);
-    let is_enforced = defaults
-        .http_tokens_enforced
-        .is_some_and(|switch| switch.is_enabled());
-    if is_enforced && record.spec.options.http_tokens == TokenUse::Optional {
+    if enforces_tokens(defaults) && record.spec.options.http_tokens == TokenUse::Optional {
         return Err(ApplyError::TokensEnforced(guest.name.clone()));
     }
     Ok(record)
@@ -806,6 +849,83 @@ mod tests {
         let refused = story.apply(&insecure, Precedence::File);
         assert!(refused[0].contains("HttpTokensEnforced"), "{refused:?}");
         assert_eq!(story.apply(&two, Precedence::File), ["+ db"]);
+    }
+
+    #[test]
+    fn what_calls_changed_of_a_guest_that_turned_up_stays_until_it_says_something_else() {
+        use TokenUse::{Optional, Required};
+        let told = |story: &mut Story, lines: &str| {
+            let guest = guests(&web(lines)).remove(0);
+            turned_up(&story.view(), &guest, Owner::Admitted)
+        };
+        let tokens = |record: Option<InstanceRecord>| record.unwrap().spec.options.http_tokens;
+        let mut story = Story::default();
+        let first = told(&mut story, OPTIONAL).unwrap();
+        assert_eq!(
+            (first.owner, first.spec.options.http_tokens),
+            (Owner::Admitted, Optional)
+        );
+        story.add(first.clone());
+        assert_eq!(told(&mut story, OPTIONAL), Some(first));
+        story.call(|record| record.spec.options.http_tokens = Required);
+        assert_eq!(tokens(told(&mut story, OPTIONAL)), Required);
+        story.call(|record| record.spec.options.http_tokens = Optional);
+        assert_eq!(tokens(told(&mut story, REQUIRED)), Required);
+        // What is somebody else's is theirs.
+        story.call(|record| record.owner = Owner::Api);
+        assert_eq!(told(&mut story, OPTIONAL), None);
+    }
+
+    #[test]
+    fn a_guest_that_turns_up_gets_what_the_account_has_and_requires_what_it_enforces() {
+        let check = |lines: &str, enforced, expected| {
+            let mut story = Story::default();
+            let view = story.view();
+            let mut draft = view.draft(note());
+            let defaults = AccountDefaults {
+                http_put_response_hop_limit: NonZeroU8::new(2),
+                http_tokens_enforced: enforced,
+                ..AccountDefaults::default()
+            };
+            draft.put(&Record::Defaults(defaults)).unwrap();
+            story.store.commit(&draft.finish()).unwrap();
+            let guest = guests(&web(lines)).remove(0);
+            let record = turned_up(&story.view(), &guest, Owner::Discovered).unwrap();
+            let options = record.spec.options;
+            let found = (
+                options.http_tokens,
+                options.http_put_response_hop_limit.get(),
+            );
+            assert_eq!(found, expected, "{lines} {enforced:?}");
+        };
+        check("", None, (TokenUse::Optional, 2));
+        check(OPTIONAL, Some(Switch::Enabled), (TokenUse::Required, 2));
+        check(OPTIONAL, Some(Switch::Disabled), (TokenUse::Optional, 2));
+    }
+
+    /// A file that was right does not become wrong because of a guest that turned up meanwhile.
+    #[test]
+    fn guests_that_turned_up_make_way_for_the_files() {
+        for (owner, precedence, is_refused) in [
+            (Owner::Discovered, Precedence::File, false),
+            (Owner::Discovered, Precedence::Edits, false),
+            (Owner::Admitted, Precedence::File, true),
+            (Owner::Admitted, Precedence::Edits, false),
+            (Owner::Api, Precedence::Edits, true),
+        ] {
+            let mut story = Story::default();
+            let mut record = declared(&guests(&web(""))[0]);
+            record.owner = owner;
+            record.said.clear();
+            story.add(record);
+            let other = "[[instance]]\nname = \"web\"\nport = \"vnet1\"";
+            let said = story.apply(other, precedence);
+            assert_eq!(
+                said != ["+ web"],
+                is_refused,
+                "{owner:?} {precedence:?}: {said:?}"
+            );
+        }
     }
 
     #[test]

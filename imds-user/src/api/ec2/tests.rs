@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use super::ACTIONS;
 use super::settle::{Others, TERMINATED_SECONDS, settle};
+use super::{ACTIONS, REGISTER, meant};
 use crate::api::call::{Call, Caller, Change, Entropy, Outcome, action_of, answer};
 use crate::api::fault::Refusal;
 use crate::api::query::Query;
 use crate::config::ground::{Image, Launching};
 use crate::config::{Files, Ground, Installation, PortBy, load};
 use crate::instance::{InstanceId, UnixMillis, UnixSeconds};
+use crate::life::Life;
 use crate::store::backend::{Item, Revision};
 use crate::store::record::{Machine, Transition};
 use crate::store::{InstanceRecord, KeyRole, Owner, Record, View, Who};
@@ -405,4 +406,121 @@ fn a_terminated_instance_is_not_forgotten_before_its_guest_is_gone() {
         UnixSeconds(NOW.seconds().0 + 10 * TERMINATED_SECONDS),
     );
     assert!(world.view.instance(id).is_some());
+}
+
+/// An instance is registered; what became of it, or why not.
+fn registered(world: &World, fields: &[(&str, &str)]) -> Result<InstanceRecord, String> {
+    let fields = fields.iter();
+    let fields = fields.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let query = Query::of(fields).unwrap();
+    let caller = Caller {
+        who: Who::User(0),
+        role: KeyRole::Admin,
+    };
+    let call = Call {
+        action: REGISTER.name,
+        params: query.params(),
+        caller: &caller,
+        view: &world.view,
+        ground: &world.ground,
+        now: NOW,
+        entropy: Entropy::new([9; 32]),
+        request_id: "",
+    };
+    let outcome = answer(&REGISTER, &call).map_err(|refusal| {
+        let meant = meant(&refusal, &call.params, call.ground);
+        format!("{} {}", refusal.message, meant.unwrap_or_default())
+    })?;
+    match &outcome.changes[..] {
+        [Change::Put(Record::Instance(record))] => Ok(InstanceRecord::clone(record)),
+        changes => panic!("{} changes", changes.len()),
+    }
+}
+
+#[test]
+fn a_registered_instance_runs_at_once_with_what_its_guest_has() {
+    let world = World::new();
+    let record = registered(
+        &world,
+        &[
+            ("InstanceName", "db"),
+            ("Port.Name", "vnet0"),
+            ("Address", "192.0.2.7"),
+            ("MacAddress", "02:00:00:00:00:07"),
+            ("MetadataOptions.HttpTokens", "required"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((&*record.name, record.owner), ("db", Owner::Api));
+    assert_eq!(
+        record.port.as_ref().map(ToString::to_string).as_deref(),
+        Some("vnet0")
+    );
+    assert_eq!(record.state(&Life::NOTHING).as_str(), "running");
+    assert_eq!(record.options.state(), "applied");
+    assert_eq!(&*record.spec.instance_type, "t3.micro");
+    assert_eq!(record.spec.options.http_tokens.as_str(), "required");
+    let primary = &record.spec.primary;
+    assert_eq!(primary.mac.to_string(), "02:00:00:00:00:07");
+    let address = primary.private_ipv4().unwrap();
+    assert!(
+        primary.subnet.ipv4_cidr.unwrap().contains(address),
+        "{address}"
+    );
+    assert_ne!(
+        primary.subnet, world.ground.subnet,
+        "it is of another network"
+    );
+    assert_ne!(primary.security_groups[0], world.ground.group);
+    // One of the default network stays there.
+    let fields = [("InstanceName", "db"), ("Port.Netns", "blue")];
+    let record = registered(&world, &fields).unwrap();
+    assert_eq!(record.spec.primary.subnet, world.ground.subnet);
+}
+
+#[test]
+fn what_cannot_be_registered_is_refused_with_what_can() {
+    let world = World::new();
+    for (name, fields, words) in [
+        (
+            "web",
+            &[("Port.Name", "vnet0")][..],
+            "the name `web` is that of i-0123456789abcdef0",
+        ),
+        ("a b", &[("Port.Name", "vnet0")], "no space"),
+        ("db", &[], "Port.Name, Port.Mac or Port.Netns"),
+        (
+            "db",
+            &[("Port.Name", "a/b")],
+            "not the name of a network interface",
+        ),
+        ("db", &[("Port.Mac", "02:00")], "02:00:00:00:00:01"),
+        (
+            "db",
+            &[("Port.Name", "a"), ("Port.Netns", "b")],
+            "Port.Name, Port.Mac or Port.Netns",
+        ),
+        (
+            "db",
+            &[("Port.Name", "a"), ("InstanceType", "m5.lrge")],
+            "did you mean `m5.large`?",
+        ),
+        (
+            "db",
+            &[("Port.Name", "a"), ("ImageId", "ami-12345678")],
+            "did you mean `ami-",
+        ),
+        (
+            "db",
+            &[("Port.Name", "a"), ("MetadataOptions.HttpTokens", "x")],
+            "optional, required",
+        ),
+    ] {
+        let mut fields = fields.to_vec();
+        fields.push(("InstanceName", name));
+        let refused = registered(&world, &fields)
+            .map(|record| record.name)
+            .unwrap_err();
+        assert!(refused.contains(words), "{fields:?}: {refused}");
+    }
 }
