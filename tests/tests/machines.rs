@@ -207,10 +207,11 @@ fn an_instance_that_is_run_is_a_guest_that_is_what_the_api_says() {
     assert_eq!(web.sh(&host, "hostname"), web.spec.hostname);
     web.await_console(&host, "user data ended well", 1);
     assert_eq!(web.sh(&host, "cat /root/runs"), "run");
-    // By how its id begins, too.
-    let short = &id.as_str()[..10];
-    let output = host.command(&format!("instance console {short}"));
-    assert!(output.status.success(), "{output:?}");
+    // By its name, and by how its id begins.
+    for written in ["web", &id.as_str()[..10]] {
+        let output = host.command(&format!("instance console {written}"));
+        assert!(output.status.success(), "{written}: {output:?}");
+    }
     // It is bounded as its type is.
     let text = fs::read_to_string(web.names.dir.join("guest.json")).expect("notes");
     assert!(text.contains("\"memory_bytes\":1073741824"), "{text}");

@@ -10,7 +10,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::machines::switch;
 use super::records::{self, by_itself, user};
 use super::{Daemon, DaemonError, Served, is_absent, now, now_millis, whole};
 use crate::config::{Guest, Origin};
@@ -22,7 +21,7 @@ use crate::instance::{InstanceId, UnixMillis};
 use crate::life::{Change, Event, Life, Lives, Refusal, State, When};
 use crate::responder::supervisor::Update;
 use crate::state::StateDir;
-use crate::store::{Note, Owner, Store, StoreError, View};
+use crate::store::{Note, Owner, Store, View};
 
 /// The longest sleep until something is due: the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
@@ -79,7 +78,8 @@ impl Daemon {
             }
             Request::Power { instance, action } => {
                 let id = self.meant(&instance)?;
-                let Some(port) = self.key_of(id) else {
+                let port = self.key_of(id).filter(|_| !self.has_machine(id));
+                let Some(port) = port else {
                     return self.power_kept(state, uid, id, action).await;
                 };
                 Answer::Done(Box::new(self.power(uid, &port, action).await?))
@@ -267,9 +267,6 @@ impl Daemon {
     }
 
     async fn power(&mut self, uid: u32, port: &str, action: PowerAction) -> Result<Done, Trouble> {
-        if self.has_machine(self.served[port].state.instance.id) {
-            return self.switch_machine(uid, port, action).await;
-        }
         let guest = &self.served[port];
         let pending_time = guest.state.instance.pending_time;
         let mut life = self.lives.of(guest.state.instance.id).clone();
@@ -305,37 +302,8 @@ impl Daemon {
         Ok(self.done(port, done, is_changed, None))
     }
 
-    /// Has done to an instance and to the guest that was launched for it what is asked: it is written down, and begun by
-    /// whoever hears of it.
-    async fn switch_machine(
-        &mut self,
-        uid: u32,
-        port: &str,
-        action: PowerAction,
-    ) -> Result<Done, Trouble> {
-        let guest = &self.served[port];
-        let id = guest.state.instance.id;
-        let (verb, done, already) = match action {
-            PowerAction::Stop => ("stop", "is being stopped", "stopped already"),
-            PowerAction::Start => ("start", "is being started", "running already"),
-            PowerAction::Reboot => ("reboot", "is being rebooted", ""),
-        };
-        let note = user(uid, format!("imds instance {verb} {}", guest.name));
-        let decide = |view: &View| -> Result<_, Trouble> {
-            let mut draft = view.draft(note.clone());
-            let changes = switch(view, id, action, now()).map_err(Trouble::Unfit)?;
-            for record in &changes {
-                draft.put(record).map_err(StoreError::from)?;
-            }
-            Ok((draft.finish(), !changes.is_empty()))
-        };
-        let (_, is_changed) = self.store.update(decide).await?;
-        let done = if is_changed { done } else { already };
-        tracing::info!("{}: {done}", self.served[port].name);
-        Ok(self.done(port, done.to_owned(), is_changed, None))
-    }
-
-    fn has_machine(&self, id: InstanceId) -> bool {
+    /// Whether a launcher runs its guest.
+    pub(super) fn has_machine(&self, id: InstanceId) -> bool {
         let has_machine = |view: &View| {
             let record = view.instance(id);
             record.is_some_and(|record| record.machine.is_some())

@@ -17,13 +17,12 @@ use crate::api::machines::{self as rules, Seen, Task};
 use crate::api::service::Surroundings;
 use crate::config::Ground;
 use crate::config::ground::{Image, Launching};
-use crate::control::PowerAction;
 use crate::instance::{Host, InstanceId, UnixSeconds};
 use crate::launch::client::{self, OrderError};
 use crate::launch::order::{LocalImage, socket_in};
 use crate::launch::{State, plan::Spec};
-use crate::store::record::{StateReason, Transition};
-use crate::store::{Changes, InstanceState, Kind, Record, Store, StoreError, Transaction, View};
+use crate::store::record::StateReason;
+use crate::store::{Changes, Kind, Store, StoreError, Transaction, View};
 
 /// How many guests are started at a time: each takes some tenths of a second of a processor.
 const STARTS_MAX: usize = 4;
@@ -108,53 +107,6 @@ impl Surroundings for Launchers {
             }
         })
     }
-}
-
-/// What a command makes of an instance that has a machine; nothing if it is so already. The error is for who commands.
-pub(super) fn switch(
-    view: &View,
-    id: InstanceId,
-    action: PowerAction,
-    now: UnixSeconds,
-) -> Result<Vec<Record>, String> {
-    let Some(before) = view.instance(id) else {
-        return Err(format!("{id} is gone"));
-    };
-    let mut record = before.clone();
-    let mut life = view.life(id).clone();
-    let state = record.state(&life);
-    match (action, state) {
-        (PowerAction::Stop, InstanceState::Running) => {
-            record.transition = Some(Transition::Stopping);
-        }
-        (PowerAction::Start, InstanceState::Stopped) => {
-            life.start(record.launch_time(&life), now);
-            record.transition = Some(Transition::Pending);
-        }
-        (PowerAction::Reboot, InstanceState::Running) => {
-            life.reboot()
-                .map_err(|_| format!("{id} is {}", state.as_str()))?;
-            if let Some(machine) = &mut record.machine {
-                machine.reboot = true;
-            }
-        }
-        (PowerAction::Stop, InstanceState::Stopped | InstanceState::Stopping)
-        | (PowerAction::Start, InstanceState::Running | InstanceState::Pending) => {}
-        (PowerAction::Stop | PowerAction::Start | PowerAction::Reboot, _) => {
-            return Err(format!("{id} is {}: wait for that to end", state.as_str()));
-        }
-    }
-    if record.transition.is_some() {
-        record.state_reason = None;
-    }
-    let mut changes = Vec::new();
-    if record != *before {
-        changes.push(Record::Instance(Box::new(record)));
-    }
-    if life != *view.life(id) {
-        changes.push(Record::Life(id, Box::new(life)));
-    }
-    Ok(changes)
 }
 
 /// Carries instances to where their records want them, until the store is closed.

@@ -200,7 +200,7 @@ impl Daemon {
         self.order(state, by, &[order], is_dry_run).await
     }
 
-    /// The power switch of an instance that nobody is served of.
+    /// The power switch of an instance that nobody is served of, or whose guest was launched: that is begun when this returns.
     pub(super) async fn power_kept(
         &mut self,
         state: &StateDir,
@@ -223,14 +223,17 @@ impl Daemon {
         let instance = self
             .describe_id(id)
             .ok_or_else(|| Trouble::Unfit(format!("{id} went meanwhile")))?;
+        let is_begun = is_changed && self.has_machine(id);
         Ok(Answer::Done(Box::new(Done {
-            done: if is_changed || turn == PowerAction::Reboot {
+            done: if is_begun {
+                format!("is being {done}")
+            } else if is_changed || turn == PowerAction::Reboot {
                 done.to_owned()
             } else {
                 format!("{done} already")
             },
             is_changed,
-            in_force: Some(moment(now_millis())),
+            in_force: (!is_begun).then(|| moment(now_millis())),
             appears: None,
             event_id: None,
             instance,
