@@ -162,7 +162,7 @@ fn write_list(out: &mut dyn Write, instances: &[InstanceReport]) -> io::Result<(
     ]);
     for instance in instances {
         table.row([
-            Cell::styled(&instance.name, BOLD),
+            called(instance),
             (&instance.instance_id).into(),
             state(instance),
             (&instance.instance_type).into(),
@@ -172,6 +172,17 @@ fn write_list(out: &mut dyn Write, instances: &[InstanceReport]) -> io::Result<(
         ]);
     }
     table.write(out)
+}
+
+/// Its name. One of the API's has its id for a name, and people call it by a tag.
+pub(super) fn called(instance: &InstanceReport) -> Cell {
+    let tag = instance.tags.get("Name");
+    let name = match tag {
+        Some(tag) if instance.name == instance.instance_id => tag,
+        None if instance.name == instance.instance_id => "-",
+        _ => &instance.name,
+    };
+    Cell::styled(name, BOLD)
 }
 
 fn state(instance: &InstanceReport) -> Cell {
@@ -458,6 +469,21 @@ mod tests {
 ";
         assert_eq!(list, expected);
         assert_eq!(text(|out| write_list(out, &[])), "  no instances\n");
+        // One of the API's: its id is its name.
+        let nameless = InstanceReport {
+            name: quiet().instance_id,
+            ..quiet()
+        };
+        let tagged = InstanceReport {
+            tags: BTreeMap::from([("Name".into(), "front".into())]),
+            ..nameless.clone()
+        };
+        let list = text(|out| write_list(out, &[nameless, tagged]));
+        let names = list
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().next());
+        assert_eq!(names.collect::<Vec<_>>(), [Some("-"), Some("front")]);
     }
 
     #[test]

@@ -15,9 +15,10 @@ use serde_json::json;
 
 use super::apply::write_change;
 use super::failure::Refusal;
+use super::instance::called;
 use super::table::{Align, Cell, Table};
 use super::words::Words;
-use super::{BOLD, DIM, EXIT_FINE, EXIT_USAGE, GOOD, StateDir, WARNING};
+use super::{DIM, EXIT_FINE, EXIT_USAGE, GOOD, StateDir, WARNING};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -284,7 +285,7 @@ fn write_options(out: &mut dyn Write, instances: &[InstanceReport]) -> io::Resul
             continue;
         };
         table.row([
-            Cell::styled(&instance.name, BOLD),
+            called(instance),
             (&instance.instance_id).into(),
             tokens(options),
             (&options.http_endpoint).into(),

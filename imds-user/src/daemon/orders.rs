@@ -3,6 +3,8 @@
 //!
 //! The order is that of all commands: decided, kept, put in force, and only then answered.
 
+use std::collections::BTreeSet;
+
 use super::commands::Trouble;
 use super::{Daemon, now_millis};
 use crate::api::ec2::{self, REGISTER};
@@ -55,7 +57,8 @@ impl Daemon {
             action: &REGISTER,
             parameters,
         };
-        self.order(state, by, &[order], is_dry_run).await
+        let changes = self.order(state, by, &[order], is_dry_run).await?;
+        Ok(self.ordered(is_dry_run, changes, &[]))
     }
 
     /// Guests that are served without a record have names and ports too.
@@ -104,7 +107,8 @@ impl Daemon {
             ))),
             Some(Owner::Api) => {
                 let order = order("TerminateInstances", [("InstanceId.1", id.to_string())])?;
-                self.order(state, by, &[order], false).await
+                let changes = self.order(state, by, &[order], false).await?;
+                Ok(self.ordered(false, changes, &[id]))
             }
             Some(Owner::Admitted | Owner::Discovered) | None => {
                 let Some(key) = self.key_of(id) else {
@@ -176,9 +180,8 @@ impl Daemon {
                 parameters: parameters.iter().cloned().chain([of]).collect(),
             });
         }
-        let mut ordered = self.order(state, by, &orders, is_dry_run).await?;
-        ordered.instances = ids.iter().filter_map(|id| self.describe_id(*id)).collect();
-        Ok(ordered)
+        let changes = self.order(state, by, &orders, is_dry_run).await?;
+        Ok(self.ordered(is_dry_run, changes, &ids))
     }
 
     /// Changes what new instances get.
@@ -197,7 +200,8 @@ impl Daemon {
             action: action("ModifyInstanceMetadataDefaults")?,
             parameters,
         };
-        self.order(state, by, &[order], is_dry_run).await
+        let changes = self.order(state, by, &[order], is_dry_run).await?;
+        Ok(self.ordered(is_dry_run, changes, &[]))
     }
 
     /// The power switch of an instance that nobody is served of, or whose guest was launched: that is begun when this returns.
@@ -218,8 +222,7 @@ impl Daemon {
             what: format!("imds instance {verb} {}", self.name_of(id)),
         };
         let order = order(action, [("InstanceId.1", id.to_string())])?;
-        let ordered = self.order(state, by, &[order], false).await?;
-        let is_changed = !ordered.changes.is_empty();
+        let is_changed = !self.order(state, by, &[order], false).await?.is_empty();
         let instance = self
             .describe_id(id)
             .ok_or_else(|| Trouble::Unfit(format!("{id} went meanwhile")))?;
@@ -251,13 +254,13 @@ impl Daemon {
         by: Orderer,
         orders: &[Order],
         is_dry_run: bool,
-    ) -> Result<Ordered, Trouble> {
+    ) -> Result<Vec<Change>, Trouble> {
         let api = self.control_api.api().ok_or_else(|| {
             Trouble::Unfit("nothing can be changed: there was no room to keep access keys when the daemon started".to_owned())
         })?;
         let changes = api.carry_out(by, orders, is_dry_run).await?;
         let ids = changes.iter().filter_map(|change| change.instance_id);
-        let ids: std::collections::BTreeSet<InstanceId> = ids.collect();
+        let ids: BTreeSet<InstanceId> = ids.collect();
         if !is_dry_run && !ids.is_empty() {
             let keys = ids
                 .iter()
@@ -268,11 +271,28 @@ impl Daemon {
             };
             self.hear_of_records(state, told).await?;
         }
-        Ok(Ordered {
-            dry_run: is_dry_run,
+        Ok(changes)
+    }
+
+    /// What a client is told, after it is done: with the instances that it is about, which are those that changed at least.
+    fn ordered(&self, dry_run: bool, changes: Vec<Change>, about: &[InstanceId]) -> Ordered {
+        let changed = changes.iter().filter_map(|change| change.instance_id);
+        let ids: BTreeSet<InstanceId> = about.iter().copied().chain(changed).collect();
+        let instances = match ids.len() {
+            // To look for each takes longer than to describe all.
+            0..10 => ids.iter().filter_map(|id| self.describe_id(*id)).collect(),
+            _ => {
+                let mut all = self.describe_all();
+                let ids: BTreeSet<&str> = ids.iter().map(InstanceId::as_str).collect();
+                all.retain(|instance| ids.contains(&*instance.instance_id));
+                all
+            }
+        };
+        Ordered {
+            dry_run,
             changes,
-            instances: ids.iter().filter_map(|id| self.describe_id(*id)).collect(),
-        })
+            instances,
+        }
     }
 }
 
