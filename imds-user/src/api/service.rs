@@ -199,8 +199,9 @@ impl Api {
             Effect::Reads => self.look(&attempt),
             Effect::Writes => self.change(&attempt).await,
         };
+        // A call that is refused was not read to its end.
         let unknown = attempt.query.unknown();
-        if !unknown.is_empty() {
+        if outcome.is_ok() && !unknown.is_empty() {
             let names = unknown.join(", ");
             tracing::info!(
                 "{}: parameters that nobody knows: {names}",
@@ -244,7 +245,7 @@ impl Api {
         };
         let answer = self.measure(&operation, &query, Minute::of(note.at)).await;
         let unknown = query.unknown();
-        if !unknown.is_empty() {
+        if answer.is_ok() && !unknown.is_empty() {
             let names = unknown.join(", ");
             tracing::info!("{}: parameters that nobody knows: {names}", note.what);
         }

@@ -46,7 +46,9 @@ struct Place {
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No hierarchy at all.
-    #[error("no control groups are mounted on this host (see /proc/mounts)")]
+    #[error(
+        "no control groups are to be seen in /proc/mounts: mount them, or do not hide them (`ip netns exec` does, `nsenter --net=/run/netns/NAME` does not)"
+    )]
     None,
     /// A file or folder.
     #[error("{action} control group {}", path.display())]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use super::cgroup::Groups;
 use super::docker::{self, Containers};
 use super::door::Door;
 use super::namespaces::{self, Namespaces};
@@ -36,7 +37,7 @@ impl Launchers {
     /// that are containers are had of the Docker daemon behind this socket. The directory must be there.
     ///
     /// # Errors
-    /// [`LaunchError::Locked`] when another process does that.
+    /// [`LaunchError::Locked`] when another process does that; when there are no control groups, without which no guest could be.
     pub fn open(
         state_dir: &Path,
         program: PathBuf,
@@ -47,6 +48,7 @@ impl Launchers {
             .canonicalize()
             .map_err(system("find the state directory"))?;
         let lock = lock(&state_dir)?;
+        Groups::named(Path::new("imds"))?;
         let door = Door {
             state_dir: state_dir.clone(),
             patience,

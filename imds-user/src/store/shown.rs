@@ -157,7 +157,7 @@ fn of_instance(record: &InstanceRecord) -> Tree {
     if let Some(role) = &record.spec.role {
         tree.table("role", of_role(role, record));
     }
-    tree.some_text("state", record.transition.as_ref().map(transition));
+    tree.some_text("transition", record.transition.as_ref().map(transition));
     tree.table("launch", of_launch(&record.launch));
     tree.some_text("key-name", record.key_name.as_ref());
     tree.some_text("profile-association", record.profile_association);
