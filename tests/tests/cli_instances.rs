@@ -2,11 +2,12 @@
 //! their metadata options and what new ones get, and looks at who did it. Guests see it at their next request.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use imds_tests::{Address, Guest, Host, INSTANCE_ID, eventually};
+use imds_tests::{Address, Guest, Host, INSTANCE_ID, eventually, patience};
 use serde_json::Value;
 
 const WRONG_USE: i32 = 64;
@@ -541,6 +542,29 @@ fn a_guest_that_was_admitted_has_a_record_that_lasts() {
     );
     let history = done(&host, "history web");
     assert!(history.contains("imds options set web"), "{history}");
+    // AWS's tools see it as any other.
+    let id = json(&host, "instance show web --json")["instance_id"].clone();
+    let id = id.as_str().expect("an id");
+    let described = call(&host, "Action=DescribeInstances");
+    assert!(
+        described.contains(&format!("<instanceId>{id}</instanceId>")),
+        "{described}"
+    );
+    let modify =
+        format!("Action=ModifyInstanceMetadataOptions&InstanceId={id}&HttpTokens=optional");
+    let modified = call(&host, &modify);
+    assert!(
+        modified.contains("<httpTokens>optional</httpTokens>"),
+        "{modified}"
+    );
+    eventually("it is in force", Duration::from_secs(5), || {
+        (without_token(&web) == 200).then_some(())
+    });
+    let refused = call(
+        &host,
+        &format!("Action=TerminateInstances&InstanceId.1={id}"),
+    );
+    assert!(refused.contains("imds forget"), "{refused}");
     done(&host, "instance remove web");
     assert!(owners(&host).is_empty());
     assert!(names_and_states(&host).is_empty());
@@ -582,4 +606,42 @@ fn owners(host: &Host) -> Vec<&'static str> {
     let view = imds_tests::records::view_of(&mut store);
     let records = view.instances().values();
     records.map(|record| record.value.owner.as_str()).collect()
+}
+
+/// A call of the API by its Unix socket; the answer, with its head.
+fn call(host: &Host, form: &str) -> String {
+    let mut stream = UnixStream::connect(host.state_dir().join("api.sock")).expect("it listens");
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    stream.write_all(request.as_bytes()).expect("it takes it");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
+
+#[test]
+fn options_of_a_thousand_instances_are_set_in_one_go() {
+    const COUNT: usize = 1000;
+    let Some((mut host, web, _db)) = host_with_two() else {
+        return;
+    };
+    let tables = (0..COUNT).map(|number| format!("[[instance]]\nport = \"wait{number}\"\n"));
+    host.tables(&tables.collect::<String>());
+    let _daemon = host.start();
+    let asked = Instant::now();
+    let set = done(&host, "options set --all --http-tokens required");
+    let took = asked.elapsed();
+    assert!(
+        set.contains(&format!("changed: {}, as before: 0", COUNT + 2)),
+        "{set}"
+    );
+    assert_eq!(without_token(&web), 401);
+    assert!(!set.contains("pending"), "{set}");
+    println!(
+        "`imds options set --all` of {} instances took {took:?}",
+        COUNT + 2
+    );
+    assert!(took < patience(Duration::from_secs(8)), "{took:?}");
 }

@@ -74,7 +74,7 @@ impl Daemon {
         let what_to_do = match guest.origin {
             Origin::Admission => None,
             Origin::Configuration => Some("take it out of the configuration and reload"),
-            Origin::Api => Some("terminate it by the API that made it"),
+            Origin::Api => Some("`imds instance remove` takes it away"),
             Origin::Source => Some("take its labels away, or end its container"),
             Origin::Template => Some("a template makes it; change that and reload"),
         };
