@@ -1,5 +1,6 @@
 //! The ledger as several have it: the supervisor enters what responders count, the keeper takes it out.
 
+#[cfg(test)]
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -81,8 +82,8 @@ impl Meter {
     }
 
     /// Of whom something is not kept yet.
-    #[must_use]
-    pub fn unkept(&self) -> BTreeSet<InstanceId> {
+    #[cfg(test)]
+    pub(crate) fn unkept(&self) -> BTreeSet<InstanceId> {
         let ledger = self.ledger();
         let ids = ledger.unkept_ids().map(|(id, _)| id);
         ids.collect()

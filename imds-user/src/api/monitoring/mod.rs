@@ -6,7 +6,7 @@
 //!
 //! What EC2's documentation leaves open is decided so: there is a point for every minute, whether detailed monitoring is on or
 //! not; a minute is one sample; and an instance has a point, which may be 0, in every minute in which it ran or something was
-//! counted ([`presence`]). Anything else that is asked for, other metrics or dimensions, has no points, as for CloudWatch.
+//! counted ([`presence()`]). Anything else that is asked for, other metrics or dimensions, has no points, as for CloudWatch.
 
 mod data;
 mod document;
