@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     capabilities,
-    config::{Guard, Guest, Settings},
+    config::{Guard, Guest, Settings, ground::ImageAlias},
     control::{self, server::Question},
     credentials::{CredentialSource, Keeper},
     dataplane::{DataPlane, DataPlaneError, Port, load::KernelLog, pins::Pins},
@@ -91,6 +91,8 @@ pub struct Options {
     pub api: ApiPlace,
     /// Whether instances that it runs have guests launched.
     pub launch: LaunchMode,
+    /// What the image of the host's programs is called besides.
+    pub images: Vec<ImageAlias>,
 }
 
 /// Where the kernel shows its type information. The programs carry theirs, and a kernel that cannot read it is older or

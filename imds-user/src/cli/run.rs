@@ -5,6 +5,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, str::Fro
 use anyhow::Context;
 use clap::Args;
 use imds_user::{
+    config::ground::ImageAlias,
     daemon::{self, ApiPlace, LaunchMode, Options, USUAL_ADDRESS},
     dataplane::load::KernelLog,
 };
@@ -17,6 +18,7 @@ Examples:
   imds run --config /etc/imds.toml
   imds run --config lab.toml --state-dir /run/imds-lab   a second daemon, in a namespace of its own
   imds run --config /etc/imds.toml --api none            without a port for AWS's tools (imds aws-env)
+  imds run --image ami-0123456789abcdef0                 launch that one too, with this host's programs
   kill -HUP $(imds status --json | jq .daemon.pid)       read the configuration again
 
 Set RUST_LOG=debug for more in the log.";
@@ -56,6 +58,9 @@ pub(crate) struct Run {
     /// What RunInstances does for an instance whose port it does not name
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Launcher::Auto)]
     launcher: Launcher,
+    /// Another id of the image of this host's programs (imds-guest), for commands that were written for EC2; may be repeated
+    #[arg(long = "image", value_name = "AMI[=NAME]")]
+    images: Vec<ImageAlias>,
     /// Room in bytes for what the kernel tells of interfaces
     #[arg(long, value_name = "BYTES", hide = true)]
     notification_bytes: Option<usize>,
@@ -124,6 +129,7 @@ impl Run {
             api_certificate,
             api_key,
             launcher,
+            images,
             ..
         } = self;
         let api = match api {
@@ -147,6 +153,7 @@ impl Run {
             notification_bytes,
             api,
             launch: launcher.into(),
+            images,
         }))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -39,6 +40,34 @@ impl Image {
             has_imds_v2: false,
             runs: plan::Image::Docker(id.to_owned()),
         }
+    }
+}
+
+/// Another id of the image of the host's programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageAlias {
+    /// `ami-…`
+    pub id: ImageId,
+    /// What it is called.
+    pub name: Box<str>,
+}
+
+impl FromStr for ImageAlias {
+    type Err = String;
+
+    /// `ami-0123456789abcdef0` or `ami-0123456789abcdef0=NAME`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (id, name) = text.split_once('=').unwrap_or((text, text));
+        let id = id.parse().map_err(|_| {
+            format!("`{id}` is no id of an image: ami-0123456789abcdef0, for example")
+        })?;
+        if name.is_empty() {
+            return Err("an image's name has a character at least".to_owned());
+        }
+        Ok(Self {
+            id,
+            name: name.into(),
+        })
     }
 }
 
@@ -93,6 +122,19 @@ impl Ground {
             launching: Launching::Records,
             installation,
         }
+    }
+
+    /// With more names for the image of the host's programs, so that commands that were written for EC2 launch here as they are.
+    #[must_use]
+    pub fn known_as(mut self, images: &[ImageAlias]) -> Self {
+        let images = images.iter().map(|alias| Image {
+            id: alias.id,
+            name: alias.name.clone(),
+            has_imds_v2: false,
+            runs: plan::Image::Host,
+        });
+        self.images.extend(images);
+        self
     }
 
     /// The subnet that an address could be in which is of another network.

@@ -107,7 +107,7 @@ impl ControlApi {
             tracing::info!("the control API is at {scheme}://{address}");
             open.endpoint = Some(format!("{scheme}://{address}"));
         }
-        let ground = Ground::of(host.clone(), state.installation()?);
+        let ground = Ground::of(host.clone(), state.installation()?).known_as(&options.images);
         handle.spawn(counts.clone().run());
         let launchers = Launchers::of(state.path(), options.launch);
         let surroundings = Box::new(launchers.clone());

@@ -103,6 +103,12 @@ impl World {
         )
     }
 
+    /// With this image, too.
+    fn with_image(mut self, alias: &str) -> Self {
+        self.ground = self.ground.known_as(&[alias.parse().unwrap()]);
+        self
+    }
+
     /// Makes a call and keeps what it changes. Its answer has this in it: a part of the document, or the error.
     fn check(&mut self, form: &str, part: &str) {
         let shown = match self.call(form, 7) {
@@ -522,5 +528,25 @@ fn what_cannot_be_registered_is_refused_with_what_can() {
             .map(|record| record.name)
             .unwrap_err();
         assert!(refused.contains(words), "{fields:?}: {refused}");
+    }
+}
+
+#[test]
+fn an_image_may_have_ids_that_commands_for_ec2_name() {
+    const RUN: &str = "Action=RunInstances&MinCount=1&MaxCount=1&ImageId=ami-12c6146b";
+    World::new().check(RUN, "InvalidAMIID.NotFound");
+    let mut world = World::new().with_image("ami-12c6146b=ubuntu");
+    world.check(RUN, "<imageId>ami-12c6146b</imageId>");
+    world.check(
+        "Action=DescribeImages&ImageId.1=ami-12c6146b",
+        "<name>ubuntu</name>",
+    );
+    for (wrong, why) in [
+        ("ubuntu", "is no id of an image"),
+        ("ami-12c6146b=", "has a character"),
+        ("i-12c6146b", "is no id of an image"),
+    ] {
+        let refused = wrong.parse::<crate::config::ground::ImageAlias>();
+        assert!(refused.unwrap_err().contains(why), "{wrong}");
     }
 }
