@@ -205,6 +205,8 @@ codes! {
     InvalidParameterCombination = "InvalidParameterCombination", 400;
     /// A value that is none of that parameter.
     InvalidParameterValue = "InvalidParameterValue", 400;
+    /// No such route table.
+    InvalidRouteTableIdNotFound = "InvalidRouteTableID.NotFound", 400;
     /// No such subnet.
     InvalidSubnetIdNotFound = "InvalidSubnetID.NotFound", 400;
     /// User data that is too long or not in base64.

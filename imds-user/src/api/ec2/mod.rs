@@ -19,6 +19,7 @@ mod register;
 pub mod settle;
 mod tags;
 pub mod types;
+mod vpc;
 
 #[cfg(test)]
 mod tests;
@@ -70,10 +71,12 @@ pub const ACTIONS: &[Action] = &[
     Action::reads("DescribeInstances", describe::instances),
     Action::reads("DescribeKeyPairs", key_pairs::describe),
     Action::reads("DescribeRegions", places::regions),
+    Action::reads("DescribeRouteTables", vpc::route_tables),
     Action::reads("DescribeSecurityGroups", places::security_groups),
     Action::reads("DescribeSubnets", places::subnets),
     Action::reads("DescribeTags", tags::describe),
     Action::reads("DescribeVolumes", places::volumes),
+    Action::reads("DescribeVpcAttribute", vpc::attribute),
     Action::reads("DescribeVpcs", places::vpcs),
     Action::writes("DisassociateIamInstanceProfile", profiles::disassociate),
     Action::reads("GetInstanceMetadataDefaults", defaults::get),

@@ -138,13 +138,15 @@ pub(super) fn subnet(call: &Call<'_>, id: &str) -> Result<Arc<Subnet>, Refusal> 
 }
 
 /// A VPC, as its subnets know it.
-struct Vpc {
-    id: VpcId,
-    cidrs: Vec<Ipv4Cidr>,
-    is_default: bool,
+pub(super) struct Vpc {
+    pub(super) id: VpcId,
+    pub(super) cidrs: Vec<Ipv4Cidr>,
+    pub(super) is_default: bool,
+    pub(super) has_dns_hostnames: bool,
 }
 
-pub(super) fn vpcs(call: &Call<'_>) -> Result<Outcome, Refusal> {
+/// Every VPC that something is in, and the default one.
+pub(super) fn all_vpcs(call: &Call<'_>) -> BTreeMap<String, Vpc> {
     let mut vpcs = BTreeMap::new();
     for subnet in all_subnets(call).into_values() {
         vpcs.entry(subnet.vpc_id.to_string())
@@ -152,12 +154,22 @@ pub(super) fn vpcs(call: &Call<'_>) -> Result<Outcome, Refusal> {
                 id: subnet.vpc_id,
                 cidrs: subnet.vpc_ipv4_cidrs.to_vec(),
                 is_default: subnet.vpc_id == call.ground.subnet.vpc_id,
+                has_dns_hostnames: subnet.dns_hostnames,
             });
     }
+    vpcs
+}
+
+pub(super) fn no_vpc(id: &str) -> Refusal {
+    let message = format!("The vpc ID '{id}' does not exist");
+    Refusal::new(Code::InvalidVpcIdNotFound, message)
+}
+
+pub(super) fn vpcs(call: &Call<'_>) -> Result<Outcome, Refusal> {
+    let vpcs = all_vpcs(call);
     let ids = call.params.texts("VpcId")?;
     if let Some(missing) = ids.iter().find(|id| !vpcs.contains_key(**id)) {
-        let message = format!("The vpc ID '{missing}' does not exist");
-        return Err(Refusal::new(Code::InvalidVpcIdNotFound, message));
+        return Err(no_vpc(missing));
     }
     let by_name: &[(&'static str, Column<Vpc>)] = &[
         ("cidr", |vpc| texts(vpc.cidrs.first())),
@@ -205,29 +217,47 @@ fn texts<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> Vec<S
     values.into_iter().map(ToString::to_string).collect()
 }
 
+/// A subnet, and what it does not know of itself.
+struct Place<'c> {
+    subnet: Arc<Subnet>,
+    zone: &'c Zone,
+    is_default: bool,
+}
+
 pub(super) fn subnets(call: &Call<'_>) -> Result<Outcome, Refusal> {
-    let subnets = all_subnets(call);
+    let zone = &call.ground.host.zone;
+    let subnets = all_subnets(call).into_values().map(|subnet| Place {
+        is_default: subnet.id == call.ground.subnet.id,
+        zone,
+        subnet,
+    });
     let ids = call.params.texts("SubnetId")?;
     for id in &ids {
         subnet(call, id)?;
     }
-    let by_name: &[(&'static str, Column<Subnet>)] = &[
-        ("cidr", |subnet| texts(&subnet.ipv4_cidr)),
-        ("cidr-block", |subnet| texts(&subnet.ipv4_cidr)),
-        ("cidrBlock", |subnet| texts(&subnet.ipv4_cidr)),
+    let by_name: &[(&'static str, Column<Place<'_>>)] = &[
+        ("availability-zone", |it| vec![it.zone.name().to_owned()]),
+        ("availability-zone-id", |it| vec![it.zone.id().to_owned()]),
+        ("availabilityZone", |it| vec![it.zone.name().to_owned()]),
+        ("availabilityZoneId", |it| vec![it.zone.id().to_owned()]),
+        ("cidr", |it| texts(&it.subnet.ipv4_cidr)),
+        ("cidr-block", |it| texts(&it.subnet.ipv4_cidr)),
+        ("cidrBlock", |it| texts(&it.subnet.ipv4_cidr)),
+        ("default-for-az", |it| vec![it.is_default.to_string()]),
+        ("defaultForAz", |it| vec![it.is_default.to_string()]),
+        ("map-public-ip-on-launch", |_| vec![false.to_string()]),
         ("state", |_| vec!["available".to_owned()]),
-        ("subnet-id", |subnet| vec![subnet.id.to_string()]),
-        ("vpc-id", |subnet| vec![subnet.vpc_id.to_string()]),
+        ("subnet-id", |it| vec![it.subnet.id.to_string()]),
+        ("vpc-id", |it| vec![it.subnet.vpc_id.to_string()]),
     ];
     let tags = None;
     let filters = Filters::read(&call.params, &Columns { by_name, tags })?;
     let page = Page::read(&call.params, 5..=1000)?;
-    let wanted = subnets.into_values().filter(|subnet| {
-        let is_named = ids.is_empty() || ids.contains(&subnet.id.as_str());
-        is_named && filters.hold(subnet)
+    let wanted = subnets.filter(|it| {
+        let is_named = ids.is_empty() || ids.contains(&it.subnet.id.as_str());
+        is_named && filters.hold(it)
     });
-    let part = page.cut(wanted, |subnet| subnet.id.to_string());
-    let zone = &call.ground.host.zone;
+    let part = page.cut(wanted, |it| it.subnet.id.to_string());
     let used: Vec<_> = all(call)
         .flat_map(|known| {
             let interfaces = known.spec().interfaces();
@@ -237,7 +267,8 @@ pub(super) fn subnets(call: &Call<'_>) -> Result<Outcome, Refusal> {
         })
         .collect();
     Ok(call.ec2_reply(|xml| {
-        xml.list("subnetSet", &part.items, |xml, subnet| {
+        xml.list("subnetSet", &part.items, |xml, it| {
+            let subnet = &it.subnet;
             let in_use = used.iter().filter(|(id, _)| *id == subnet.id);
             let n_used: usize = in_use.map(|(_, n)| n).sum();
             xml.el("subnetId", subnet.id)
@@ -248,7 +279,7 @@ pub(super) fn subnets(call: &Call<'_>) -> Result<Outcome, Refusal> {
                 .el("availableIpAddressCount", n_free(subnet, n_used))
                 .el("availabilityZone", zone.name())
                 .el("availabilityZoneId", zone.id())
-                .el("defaultForAz", subnet.id == call.ground.subnet.id)
+                .el("defaultForAz", it.is_default)
                 .el("mapPublicIpOnLaunch", false)
                 .el("assignIpv6AddressOnCreation", false);
         });

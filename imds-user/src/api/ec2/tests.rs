@@ -550,3 +550,47 @@ fn an_image_may_have_ids_that_commands_for_ec2_name() {
         assert!(refused.unwrap_err().contains(why), "{wrong}");
     }
 }
+
+#[test]
+fn a_vpc_has_what_terraform_reads_of_it() {
+    let mut world = World::new();
+    let vpc = world.ground.subnet.vpc_id.to_string();
+    let check =
+        |world: &mut World, form: &str, part: &str| world.check(&form.replace("VPC", &vpc), part);
+    for (attribute, value) in [
+        ("enableDnsHostnames", true),
+        ("enableDnsSupport", true),
+        ("enableNetworkAddressUsageMetrics", false),
+    ] {
+        let form = format!("Action=DescribeVpcAttribute&VpcId=VPC&Attribute={attribute}");
+        let part = format!("<{attribute}><value>{value}</value></{attribute}>");
+        check(&mut world, &form, &part);
+    }
+    check(
+        &mut world,
+        "Action=DescribeVpcAttribute&VpcId=VPC&Attribute=dns",
+        "InvalidParameterValue",
+    );
+    check(
+        &mut world,
+        "Action=DescribeVpcAttribute&VpcId=vpc-0&Attribute=enableDnsSupport",
+        "InvalidVpcID.NotFound",
+    );
+    let main = "Filter.1.Name=association.main&Filter.1.Value.1=true&Filter.2.Name=vpc-id&Filter.2.Value.1=VPC";
+    check(
+        &mut world,
+        &format!("Action=DescribeRouteTables&{main}"),
+        "<main>true</main>",
+    );
+    check(
+        &mut world,
+        "Action=DescribeRouteTables&RouteTableId.1=rtb-0",
+        "InvalidRouteTableID.NotFound",
+    );
+    for filter in ["default-for-az", "defaultForAz"] {
+        let form = format!("Action=DescribeSubnets&Filter.1.Name={filter}&Filter.1.Value.1=true");
+        check(&mut world, &form, "<defaultForAz>true</defaultForAz>");
+        let form = format!("Action=DescribeSubnets&Filter.1.Name={filter}&Filter.1.Value.1=false");
+        check(&mut world, &form, "<subnetSet></subnetSet>");
+    }
+}
