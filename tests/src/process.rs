@@ -78,7 +78,15 @@ pub fn children_of(pid: Pid) -> Vec<Pid> {
 /// Whether the process exists and is not a zombie.
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
-    stat(pid.as_raw()).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z"))
+    const N_THREADS: usize = 17;
+    stat(pid.as_raw()).is_some_and(|fields| {
+        // The first thread of several that end may end first; files and locks are theirs until the last one has.
+        let is_at_its_end = fields.first().is_some_and(|state| state == "Z");
+        !is_at_its_end
+            || fields
+                .get(N_THREADS)
+                .is_some_and(|n_threads| n_threads != "1")
+    })
 }
 
 /// The network namespace that a process lives in, as the kernel numbers it.
